@@ -1,0 +1,169 @@
+package memcacheddriver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/bradfitz/gomemcache/memcache"
+
+	"github.com/xraph/grove/kv"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pipeline"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
+)
+
+// CASOption configures one CompareAndSwap.
+type CASOption func(*swap)
+
+// CASTTL gives the swapped value a ttl of its own, as for [MemcachedDB.Set],
+// instead of what the current one has left.
+func CASTTL(ttl time.Duration) CASOption {
+	return func(s *swap) { s.ttl = &ttl }
+}
+
+// swap is one CompareAndSwap under way.
+type swap struct {
+	session *session
+	server  *pool.Server
+	key     string
+	ttl     *time.Duration // of CASTTL
+
+	meta       bool
+	current    memcache.Item // Value, Flags, CasID
+	expiration int32         // of the value to store, unless ttl says otherwise
+}
+
+// CompareAndSwap reads key, calls update with its value, and stores what update
+// returns, if the key has not changed in between; otherwise it stores nothing
+// and returns an error that is [kv.ErrConflict]: call it again, in a loop for a
+// contended key. A key that is not there, or is gone by the time of the swap, is
+// [kv.ErrNotFound]. An error of update's ends it and is in the chain of the one
+// returned.
+//
+// update may keep and change its argument, and holds up no connection however
+// long it takes. It is called once, or not at all.
+//
+// The item's flags stay, and so does what it has left to live, exactly, however
+// often it is swapped; [CASTTL] sets another. On a server or proxy without the
+// meta protocol (memcached before 1.6, twemproxy) the rest of the life cannot be
+// read: there the swapped value does not expire unless CASTTL says so.
+//
+// A swap that was cut off by ctx or by a failure may or may not have happened.
+func (db *MemcachedDB) CompareAndSwap(ctx context.Context, key string, update func(current []byte) ([]byte, error), opts ...CASOption) error {
+	const op = "cas"
+	if err := checkKeys(op, key); err != nil {
+		return err
+	}
+	s, err := db.use(op)
+	if err != nil {
+		return err
+	}
+	w := &swap{session: s, server: s.pool.Pick(key), key: key}
+	for _, opt := range opts {
+		opt(w)
+	}
+	if err := w.finish(op, s.pool.Do(ctx, w.read)); err != nil {
+		return err
+	}
+	value, err := update(w.current.Value)
+	if err != nil {
+		return &OpError{Op: op, Keys: []string{key}, Err: fmt.Errorf("update: %w", err)}
+	}
+	w.current.Value = value
+	if w.ttl != nil {
+		w.expiration = expiration(*w.ttl, time.Now())
+	}
+	return w.finish(op, s.pool.Do(ctx, w.write))
+}
+
+// finish makes one of a swap's answers, or an [OpError], of err.
+func (w *swap) finish(op string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case err == memcache.ErrCASConflict:
+		return &OpError{op, w.server.String(), []string{w.key}, kv.ErrConflict}
+	case err == memcache.ErrCacheMiss, err == memcache.ErrNotStored:
+		return kv.ErrNotFound
+	case w.meta:
+		return opError(op, w.server.String(), err, w.key)
+	}
+	return w.session.failure(op, w.key, err)
+}
+
+func (w *swap) read(l *pool.Lane) (err error) {
+	c := l.Conn(w.server)
+	if w.meta, err = pipeline.SpeaksMeta(c); err != nil {
+		w.meta = true // its error is none of gomemcache's
+		return err
+	}
+	if !w.meta {
+		item, err := l.Client.Get(w.key)
+		if err == nil {
+			w.current = *item
+		}
+		return err
+	}
+	found, err := pipeline.Fetch(c, w.key)
+	if err != nil {
+		return err
+	}
+	if found == nil {
+		return memcache.ErrCacheMiss
+	}
+	w.current = memcache.Item{Value: found.Value, Flags: found.Flags, CasID: found.CAS}
+	if found.TTL >= 0 && w.ttl == nil {
+		w.expiration, err = remaining(c, w.key, found.TTL)
+	}
+	return err
+}
+
+func (w *swap) write(l *pool.Lane) error {
+	if !w.meta {
+		w.current.Key = w.key
+		w.current.Expiration = w.expiration
+		return l.Client.CompareAndSwap(&w.current)
+	}
+	outcomes, err := pipeline.StoreAll(l.Conn(w.server), []pipeline.Store{{
+		Item:       pipeline.Item{Key: w.key, Value: w.current.Value},
+		Flags:      w.current.Flags,
+		Expiration: w.expiration,
+		Mode:       pipeline.ModeSet,
+		CAS:        w.current.CasID,
+	}})
+	if err != nil {
+		return err
+	}
+	switch out := outcomes[0]; out.Code {
+	case "HD":
+		return nil
+	case "EX":
+		return memcache.ErrCASConflict
+	case "NF", "NS":
+		return memcache.ErrCacheMiss
+	case "":
+		return out.Err
+	}
+	return ErrProtocol
+}
+
+// remaining returns the expiration that keeps a key's time of death.
+//
+// Writing back the seconds that were read would not: where the server's clock
+// ticks between the read and the write the key gains a second, so that one that
+// is swapped without pause would never die. The key's death is therefore written
+// as a Unix time by the server's own clock, which is the same however often it
+// is read and written.
+func remaining(c *pool.Conn, key string, seconds int64) (int32, error) {
+	at, err := pipeline.Death(c, key)
+	switch {
+	case errors.Is(err, pipeline.ErrNoClock):
+		return int32(seconds), nil
+	case err != nil:
+		return 0, err
+	case at == 0:
+		return 0, memcache.ErrCacheMiss
+	}
+	return clampUnix(at), nil
+}

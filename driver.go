@@ -1,0 +1,299 @@
+// Package memcacheddriver is the Memcached driver of Grove KV.
+//
+// TODO package doc
+package memcacheddriver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/bradfitz/gomemcache/memcache"
+
+	"github.com/xraph/grove/kv"
+	"github.com/xraph/grove/kv/driver"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pipeline"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
+)
+
+// MemcachedDB is a [driver.Driver] for one or more Memcached servers. It is made
+// by [New], and safe for concurrent use.
+type MemcachedDB struct {
+	opening sync.Mutex // one Open or Close at a time
+	session atomic.Pointer[session]
+}
+
+// session is what a MemcachedDB has between Open and Close.
+type session struct {
+	pool     *pool.Pool
+	ttlQuery bool
+}
+
+// New returns a driver that is not open yet.
+func New() *MemcachedDB { return &MemcachedDB{} }
+
+// Open readies the driver for the servers of dsn. It dials nothing and looks up
+// no name, so a service starts while a cache node is down; [MemcachedDB.Ping] is
+// the check. ctx is not used.
+//
+// The DSN is a comma-separated list of servers, with parameters at its end if
+// wanted; the README has its grammar. Keys are spread over the servers as plain
+// gomemcache clients with the same list do.
+//
+// It returns [ErrInvalidDSN], [ErrInvalidOption] or [ErrAlreadyOpen].
+func (db *MemcachedDB) Open(_ context.Context, dsn string, opts ...driver.Option) error {
+	db.opening.Lock()
+	defer db.opening.Unlock()
+	if db.session.Load() != nil {
+		return &OpError{Op: "open", Err: ErrAlreadyOpen}
+	}
+	s, err := newSession(dsn, opts)
+	if err != nil {
+		return &OpError{Op: "open", Err: err}
+	}
+	db.session.Store(s)
+	return nil
+}
+
+func newSession(dsn string, opts []driver.Option) (*session, error) {
+	c := defaultConfig()
+	addrs, err := parseDSN(dsn, &c)
+	if err != nil {
+		return nil, err
+	}
+	o := collect(opts)
+	if len(settingsOf(o).store) > 0 {
+		return nil, fmt.Errorf("%w: WithStoreOptions is for OpenStore; give the options to kv.Open", ErrInvalidOption)
+	}
+	if err := c.applyOptions(o); err != nil {
+		return nil, err
+	}
+	infof, warnf := func(string, ...any) {}, func(string, ...any) {}
+	if o.Logger != nil {
+		infof, warnf = o.Logger.Infof, o.Logger.Warnf
+	}
+	if c.user != "" && c.tls == nil {
+		for _, a := range addrs {
+			if !isLocal(a) {
+				warnf("memcacheddriver: the credentials for server %s cross the network in the clear; use TLS", a)
+			}
+		}
+	}
+	return &session{
+		ttlQuery: c.ttlQuery,
+		pool: pool.New(pool.Config{
+			Addrs:        addrs,
+			DialTimeout:  c.dialTimeout,
+			WriteTimeout: c.writeTimeout,
+			ReadTimeout:  c.readTimeout,
+			MaxIdle:      c.maxIdleConns,
+			MaxIdleTime:  c.connMaxIdleTime,
+			FailureLimit: c.failureLimit,
+			RetryAfter:   c.retryTimeout,
+			TLS:          c.tls,
+			User:         c.user,
+			Password:     c.password,
+			Infof:        infof,
+			Warnf:        warnf,
+		}),
+	}, nil
+}
+
+// isLocal reports whether a is this machine by its name.
+func isLocal(a pool.Addr) bool {
+	host, _, err := net.SplitHostPort(a.Address)
+	if a.Net == "unix" || err != nil || host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+// Close closes all connections. Calls in flight are cut and give [ErrNotOpen],
+// as do all later ones. Closing twice, or what was never open, is no error.
+func (db *MemcachedDB) Close() error {
+	db.opening.Lock()
+	defer db.opening.Unlock()
+	if s := db.session.Swap(nil); s != nil {
+		s.pool.Close()
+	}
+	return nil
+}
+
+// use returns the session of an open driver.
+func (db *MemcachedDB) use(op string) (*session, error) {
+	s := db.session.Load()
+	if s == nil {
+		return nil, &OpError{Op: op, Err: ErrNotOpen}
+	}
+	return s, nil
+}
+
+// Do runs fn with a gomemcache client that is bound to ctx: when ctx ends, what
+// fn waits for on the network fails at once with an error that is ctx's. It
+// gives what the driver has no method for (Increment, Append, GetAndTouch, …)
+// contexts, pooled connections and all else that the driver does.
+//
+// The client is for fn alone: it must not be kept after fn has returned. fn may
+// use it from several goroutines, as long as they end before it does. Do
+// returns fn's error as it is, or an error that is ctx's or [ErrNotOpen] without
+// having called fn. A write that was cut off may or may not have happened.
+func (db *MemcachedDB) Do(ctx context.Context, fn func(*memcache.Client) error) error {
+	s, err := db.use("do")
+	if err != nil {
+		return err
+	}
+	called := false
+	err = s.pool.Do(ctx, func(l *pool.Lane) error {
+		called = true
+		return fn(l.Client)
+	})
+	if err != nil && !called {
+		return opError("do", "", err)
+	}
+	return err
+}
+
+// single does a single-key call on a lane. gomemcache's answers that are no
+// failures come back as they are, everything else as an [OpError].
+func (db *MemcachedDB) single(ctx context.Context, op, key string, call func(*memcache.Client) error) error {
+	if err := checkKeys(op, key); err != nil {
+		return err
+	}
+	s, err := db.use(op)
+	if err != nil {
+		return err
+	}
+	err = s.pool.Do(ctx, func(l *pool.Lane) error {
+		err := call(l.Client)
+		if err == ErrProtocol {
+			l.Spoil()
+		}
+		return err
+	})
+	switch err {
+	case nil, memcache.ErrCacheMiss, memcache.ErrNotStored, memcache.ErrCASConflict:
+		return err
+	}
+	return s.failure(op, key, err)
+}
+
+// failure makes an [OpError] of an error of gomemcache's or of the pool's.
+func (s *session) failure(op, key string, err error) error {
+	var at *pool.Error
+	if !errors.As(err, &at) && !isOurs(err) {
+		err = replyError(err)
+	}
+	return opError(op, s.pool.Pick(key).String(), err, key)
+}
+
+// Get returns the value of key. A key that is not there is [kv.ErrNotFound]
+// itself. A value of no bytes is not nil.
+func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
+	var item *memcache.Item
+	err := db.single(ctx, "get", key, func(c *memcache.Client) (err error) {
+		item, err = c.Get(key)
+		if err == nil && item.Key != key {
+			return ErrProtocol
+		}
+		return err
+	})
+	if err == memcache.ErrCacheMiss {
+		return nil, kv.ErrNotFound
+	}
+	if err != nil {
+		return nil, err
+	}
+	return item.Value, nil
+}
+
+// Set stores value under key. A ttl of 0 is no expiry; a fraction of a second
+// is rounded up; a negative one has expired already, so that the key is gone.
+// value is the caller's again when Set returns. A Set that was cut off by ctx or
+// by a failure may or may not have happened.
+func (db *MemcachedDB) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
+	return db.single(ctx, "set", key, func(c *memcache.Client) error {
+		return c.Set(newItem(key, value, ttl))
+	})
+}
+
+// SetNX stores value under key if key is not there, and reports whether it did;
+// ttl and what a call that was cut off leaves behind are as for
+// [MemcachedDB.Set].
+func (db *MemcachedDB) SetNX(ctx context.Context, key string, value []byte, ttl time.Duration) (bool, error) {
+	return stored(db.single(ctx, "setnx", key, func(c *memcache.Client) error {
+		return c.Add(newItem(key, value, ttl))
+	}))
+}
+
+// SetXX stores value under key if key is there, and reports whether it did; ttl
+// and what a call that was cut off leaves behind are as for [MemcachedDB.Set].
+func (db *MemcachedDB) SetXX(ctx context.Context, key string, value []byte, ttl time.Duration) (bool, error) {
+	return stored(db.single(ctx, "setxx", key, func(c *memcache.Client) error {
+		return c.Replace(newItem(key, value, ttl))
+	}))
+}
+
+func newItem(key string, value []byte, ttl time.Duration) *memcache.Item {
+	return &memcache.Item{Key: key, Value: value, Expiration: expiration(ttl, time.Now())}
+}
+
+func stored(err error) (bool, error) {
+	if err == memcache.ErrNotStored {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (db *MemcachedDB) delete(ctx context.Context, key string) (int64, error) {
+	switch err := db.single(ctx, "delete", key, func(c *memcache.Client) error { return c.Delete(key) }); err {
+	case nil:
+		return 1, nil
+	case memcache.ErrCacheMiss:
+		return 0, nil
+	default:
+		return 0, err
+	}
+}
+
+// Client returns a gomemcache client for all that the driver has no method for.
+// It uses the driver's connections, timeouts, TLS, authentication and health,
+// but knows no context: where one matters use [MemcachedDB.Do]. It is safe for
+// concurrent use and works until Close. Its Timeout and MaxIdleConns have no
+// effect; the driver's options have. Before Open, every call of it fails with
+// [ErrNotOpen].
+func (db *MemcachedDB) Client() *memcache.Client {
+	s := db.session.Load()
+	if s == nil {
+		return memcache.NewFromSelector(notOpen{})
+	}
+	return s.pool.Native()
+}
+
+// notOpen is the selector of a client without a session.
+type notOpen struct{}
+
+func (notOpen) PickServer(string) (net.Addr, error) { return nil, ErrNotOpen }
+func (notOpen) Each(func(net.Addr) error) error     { return ErrNotOpen }
+
+// Ping asks every server for its version, all at once, and returns an error
+// that names each one that did not answer.
+func (db *MemcachedDB) Ping(ctx context.Context) error {
+	s, err := db.use("ping")
+	if err != nil {
+		return err
+	}
+	groups := make([]*group, len(s.pool.Servers))
+	for i, server := range s.pool.Servers {
+		groups[i] = &group{server: server}
+	}
+	return s.each(ctx, "ping", groups, func(c *pool.Conn, g *group) {
+		if _, err := pipeline.Version(c); err != nil {
+			g.fail("ping", nil, err)
+		}
+	})
+}

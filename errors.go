@@ -1,0 +1,172 @@
+package memcacheddriver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/bradfitz/gomemcache/memcache"
+
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
+)
+
+// The errors that calls return, to be asked for by [errors.Is]. A miss is
+// kv.ErrNotFound, a lost race in CompareAndSwap kv.ErrConflict, and the end
+// of a call's context [context.Canceled] or [context.DeadlineExceeded].
+var (
+	// ErrNotOpen means that Open has not been called, or Close has. It is also
+	// what a call gets that was in flight when Close was called.
+	ErrNotOpen = pool.ErrClosed
+
+	// ErrAlreadyOpen means that Open was called twice without a Close.
+	ErrAlreadyOpen = errors.New("the driver is open already")
+
+	// ErrInvalidDSN means that a DSN cannot be understood; the text says which
+	// part of it. It never quotes credentials.
+	ErrInvalidDSN = errors.New("invalid DSN")
+
+	// ErrInvalidOption means that an option has a value that makes no sense, such
+	// as a negative timeout.
+	ErrInvalidOption = errors.New("invalid option")
+
+	// ErrInvalidKey means that a key is longer than 250 bytes, or has a space or a
+	// control character in it (protocol.txt, "Keys"). Nothing was sent. It is
+	// gomemcache's [memcache.ErrMalformedKey] as well.
+	ErrInvalidKey error = invalidKey{}
+
+	// ErrValueTooLarge means that the server refused a value for its size: 1 MB,
+	// unless memcached was started with another limit (-I). memcached then also
+	// removes the value that the key had.
+	ErrValueTooLarge = errors.New("value too large for the server (its limit is 1 MB unless memcached runs with -I)")
+
+	// ErrServerDown means that the server has failed several times in a row, and
+	// that the call was refused at once, without waiting for it again. The last
+	// failure is in the chain. See [WithServerFailureLimit].
+	ErrServerDown = pool.ErrServerDown
+
+	// ErrAuth means that the server refused the user or the password. See
+	// [WithCredentials].
+	ErrAuth = pool.ErrAuth
+
+	// ErrProtocol means that the server's answer is not memcached's protocol:
+	// another kind of server listens there, or a proxy is broken. The connection
+	// is closed. The answer is not quoted, as it may hold a value.
+	ErrProtocol = protocol.ErrUnexpected
+)
+
+type invalidKey struct{}
+
+func (invalidKey) Error() string {
+	return "invalid key: 1 to 250 bytes without spaces and control characters are allowed"
+}
+func (invalidKey) Is(target error) bool { return target == memcache.ErrMalformedKey }
+
+// OpError says which call failed, at which server and for which keys. It is what
+// every error of the driver is, misses apart; ask for it by [errors.As]. The
+// error of a batch holds one for each server that failed and each kind of
+// refusal.
+type OpError struct {
+	// Op is the call: "get", "set", "mset", "cas" …
+	Op string
+
+	// Server is the address as the DSN has it; empty where no server is to
+	// blame, as for an invalid key or a cancelled call.
+	Server string
+
+	// Keys are those that were not served. For a write they may or may not have
+	// been written, unless the server refused them.
+	Keys []string
+
+	// Err says what went wrong.
+	Err error
+}
+
+// shownKeys is how many keys of a batch an error text names.
+const shownKeys = 3
+
+func (e *OpError) Error() string {
+	var b strings.Builder
+	b.WriteString("memcacheddriver: ")
+	b.WriteString(e.Op)
+	for i, key := range e.Keys {
+		if i == shownKeys {
+			fmt.Fprintf(&b, " and %d more", len(e.Keys)-i)
+			break
+		}
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteByte(' ')
+		b.WriteString(strconv.Quote(key))
+	}
+	if e.Server != "" {
+		b.WriteString(" on ")
+		b.WriteString(e.Server)
+	}
+	b.WriteString(": ")
+	b.WriteString(e.Err.Error())
+	return b.String()
+}
+
+// Unwrap returns Err.
+func (e *OpError) Unwrap() error { return e.Err }
+
+// opError wraps err, which a call on a server returned for keys.
+func opError(op, server string, err error, keys ...string) error {
+	var at *pool.Error
+	var reply *protocol.ReplyError
+	switch {
+	case errors.As(err, &at):
+		server, err = at.Server, at.Err
+	case errors.As(err, &reply) && reply.TooLarge():
+		err = ErrValueTooLarge
+	case isOurs(err):
+		server = ""
+	}
+	return &OpError{op, server, keys, err}
+}
+
+// isOurs reports whether a call ended on this side: by its context or by Close.
+func isOurs(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrNotOpen)
+}
+
+// batchError joins the errors of several servers in one line.
+type batchError []error
+
+func (e batchError) Error() string {
+	texts := make([]string, len(e))
+	for i, err := range e {
+		texts[i] = err.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+func (e batchError) Unwrap() []error { return e }
+
+func joinErrors(errs []error) error {
+	switch len(errs) {
+	case 0:
+		return nil
+	case 1:
+		return errs[0]
+	}
+	return batchError(errs)
+}
+
+// replyError turns an error of gomemcache's about a reply, which may quote what
+// came, into one that does not.
+func replyError(err error) error {
+	text := err.Error()
+	if !strings.HasPrefix(text, "memcache: unexpected ") {
+		return ErrProtocol
+	}
+	_, quoted, _ := strings.Cut(text, `: "`)
+	if line, err := strconv.Unquote(`"` + quoted); err == nil {
+		return protocol.LineError([]byte(line))
+	}
+	return ErrProtocol
+}

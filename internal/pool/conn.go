@@ -1,0 +1,281 @@
+package pool
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+)
+
+// Error is a failure to talk to a server.
+type Error struct {
+	Server string
+	Err    error
+}
+
+func (e *Error) Error() string { return e.Server + ": " + e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
+
+// phase is how far a Conn is in its request.
+type phase uint8
+
+const (
+	resting phase = iota // no request yet
+	writing
+	reading
+)
+
+// Conn is a logical connection to one server. It borrows a socket when a
+// request begins and keeps it until its lane ends (a native one: until the
+// reply is complete). One goroutine uses it at a time.
+type Conn struct {
+	lane   *Lane // nil: the native client's
+	server *Server
+	sock   atomic.Pointer[socket] // written by the user, read by Lane.abort
+	phase  phase
+	probe  bool // this request finds out whether a down server is back
+	renew  bool // a reply is complete: the next read or write gets its timeout anew
+
+	moreReplies int       // how often a client's SetDeadline may still renew
+	reply       replyScan // native only
+}
+
+// Server returns the server that the connection is to.
+func (c *Conn) Server() *Server { return c.server }
+
+// Begin starts a request: it makes sure of a live socket, connecting where
+// there is none, before the first byte is written, so that a server that was
+// restarted costs no call.
+func (c *Conn) Begin() error {
+	if c.sock.Load() == nil {
+		if err := c.acquire(); err != nil {
+			return err
+		}
+	}
+	c.phase = writing
+	c.renew = false
+	c.armWrite(c.sock.Load())
+	return nil
+}
+
+func (c *Conn) acquire() error {
+	probe, err := c.server.admit()
+	if err != nil {
+		return err
+	}
+	c.probe = probe
+	s := c.server.takeIdle()
+	if s == nil {
+		if s, err = c.dial(); err != nil {
+			return c.fail(err)
+		}
+	}
+	c.sock.Store(s)
+	return nil
+}
+
+// Write is gomemcache's: a write behind a read begins the next request.
+func (c *Conn) Write(p []byte) (int, error) {
+	if c.phase != writing {
+		if err := c.Begin(); err != nil {
+			return 0, err
+		}
+		c.moreReplies = countReplies(p) - 1
+		if c.lane == nil {
+			c.reply.begin(p)
+		}
+	}
+	return c.Send(p)
+}
+
+// Send writes within the request that Begin started.
+func (c *Conn) Send(p []byte) (int, error) {
+	s := c.sock.Load()
+	if s == nil {
+		return 0, net.ErrClosed
+	}
+	if c.phase == reading || c.renew {
+		c.phase = writing
+		c.renew = false
+		c.armWrite(s)
+	}
+	n, err := s.Write(p)
+	if err != nil {
+		return n, c.fail(err)
+	}
+	return n, nil
+}
+
+func (c *Conn) Read(p []byte) (int, error) {
+	s := c.sock.Load()
+	if s == nil {
+		return 0, net.ErrClosed
+	}
+	if c.phase == writing || c.renew {
+		c.phase = reading
+		c.renew = false
+		c.armRead(s)
+	}
+	n, err := s.Read(p)
+	if err != nil {
+		return n, c.fail(err)
+	}
+	if c.lane == nil {
+		c.nativeRead(p[:n])
+	}
+	return n, nil
+}
+
+// Progress says that a reply is complete, so that the next read or write has
+// its whole timeout.
+func (c *Conn) Progress() { c.renew = true }
+
+// SetDeadline is gomemcache's: it means that it waits for another reply. The
+// time is of no interest, the timeouts are ours. Only as many replies count as
+// were asked for, so that a single-key call has one read timeout.
+func (c *Conn) SetDeadline(time.Time) error {
+	if c.phase == reading && c.moreReplies > 0 {
+		c.moreReplies--
+		c.renew = true
+	}
+	return nil
+}
+
+// countReplies counts the keys of a retrieval of gomemcache's, which sends the
+// whole command in one write. Every other command has one reply.
+func countReplies(request []byte) int {
+	if !bytes.HasPrefix(request, []byte("gets ")) {
+		return 1
+	}
+	return bytes.Count(request, []byte(" "))
+}
+
+func (c *Conn) armWrite(s *socket) {
+	s.SetWriteDeadline(time.Now().Add(c.server.pool.cfg.WriteTimeout))
+	c.keepAborted(s)
+}
+
+func (c *Conn) armRead(s *socket) {
+	now := time.Now()
+	s.used = now
+	s.SetReadDeadline(now.Add(c.server.pool.cfg.ReadTimeout))
+	c.keepAborted(s)
+}
+
+func (c *Conn) keepAborted(s *socket) {
+	if c.lane != nil && c.lane.aborted.Load() {
+		s.SetDeadline(longAgo)
+	}
+}
+
+// fail ends the request with err: it closes the socket, and blames whom there
+// is to blame, the caller, Close or the server.
+func (c *Conn) fail(err error) error {
+	// A drip of bytes ends by the deadline of the context a moment before the
+	// abort that it also causes: the context decides, not the abort.
+	if c.lane != nil && c.lane.ctx.Err() != nil {
+		c.server.cancelled.Add(1)
+		c.Drop()
+		return &contextError{c.lane.ctx}
+	}
+	if c.server.pool.ctx.Err() != nil {
+		c.Drop()
+		return ErrClosed
+	}
+	err = &Error{c.server.Addr.String(), c.describe(err)}
+	probe := c.probe
+	c.probe = false
+	c.Drop()
+	c.server.failed(err, probe)
+	return err
+}
+
+// describe says what a bare I/O error means here, and what to do.
+func (c *Conn) describe(err error) error {
+	var dial *dialError
+	switch {
+	case errors.As(err, &dial):
+		return err
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		c.server.timeouts.Add(1)
+		if c.phase == writing {
+			return fmt.Errorf("not written within the write timeout of %v: %w", c.server.pool.cfg.WriteTimeout, os.ErrDeadlineExceeded)
+		}
+		return fmt.Errorf("no complete reply within the read timeout of %v: %w", c.server.pool.cfg.ReadTimeout, os.ErrDeadlineExceeded)
+	case errors.Is(err, io.EOF):
+		return fmt.Errorf("the server closed the connection: %w", io.ErrUnexpectedEOF)
+	}
+	return err
+}
+
+// Drop closes the socket, because the request did not end in step. The next
+// request connects anew.
+func (c *Conn) Drop() {
+	if s := c.sock.Swap(nil); s != nil {
+		s.discard()
+	}
+	c.unprobe()
+	c.phase = resting
+}
+
+// unprobe lets another call probe, where this one came to no verdict.
+func (c *Conn) unprobe() {
+	if c.probe {
+		c.probe = false
+		c.server.unprobe()
+	}
+}
+
+// settle ends the call's use of the connection. A socket that is still there
+// has been read to the end of its reply.
+func (c *Conn) settle(whole bool) {
+	s := c.sock.Load()
+	if s == nil {
+		c.unprobe()
+		return
+	}
+	if !whole {
+		c.Drop()
+		return
+	}
+	c.sock.Store(nil)
+	c.phase = resting
+	c.probe = false
+	c.server.succeeded()
+	c.server.putIdle(s)
+}
+
+// Close is gomemcache's, for a connection out of step or one too many.
+func (c *Conn) Close() error {
+	if c.phase == reading && c.sock.Load() != nil {
+		// The server answered, if not what was expected.
+		c.server.succeeded()
+		c.probe = false
+	}
+	c.Drop()
+	if c.lane != nil {
+		c.lane.forget(c)
+	}
+	return nil
+}
+
+func (c *Conn) SetReadDeadline(t time.Time) error  { return c.SetDeadline(t) }
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.SetDeadline(t) }
+
+func (c *Conn) LocalAddr() net.Addr {
+	if s := c.sock.Load(); s != nil {
+		return s.LocalAddr()
+	}
+	return c.server.Addr
+}
+
+func (c *Conn) RemoteAddr() net.Addr {
+	if s := c.sock.Load(); s != nil {
+		return s.RemoteAddr()
+	}
+	return c.server.Addr
+}

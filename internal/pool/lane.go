@@ -1,0 +1,143 @@
+package pool
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/bradfitz/gomemcache/memcache"
+)
+
+// longAgo is a deadline that ends every read and write at once.
+var longAgo = time.Unix(1, 0)
+
+// Lane is what one call holds while it runs. Because no other call uses it, its
+// context is known to all that happens on it.
+type Lane struct {
+	// Client does its requests on this lane.
+	Client *memcache.Client
+
+	pool *Pool
+	ctx  context.Context
+
+	stop    func() bool // of context.AfterFunc; nil where ctx cannot end
+	abortFn func()      // abort, made once
+	aborted atomic.Bool
+	done    chan struct{} // abort tells that it has run
+
+	mu    sync.Mutex
+	conns []*Conn // all that are not closed
+	pipes []*Conn // by Server.Index, those of Conn
+}
+
+func newLane(p *Pool) *Lane {
+	l := &Lane{
+		pool:  p,
+		done:  make(chan struct{}, 1),
+		pipes: make([]*Conn, len(p.Servers)),
+	}
+	l.abortFn = l.abort
+	l.Client = memcache.NewFromSelector((*selector)(p))
+	l.Client.MaxIdleConns = 1
+	l.Client.DialContext = func(_ context.Context, _, address string) (net.Conn, error) {
+		return l.newConn(p.server(address)), nil
+	}
+	return l
+}
+
+// Conn returns the lane's own connection to s, for the pipeline.
+func (l *Lane) Conn(s *Server) *Conn {
+	if c := l.pipes[s.Index]; c != nil {
+		return c
+	}
+	c := l.newConn(s)
+	l.pipes[s.Index] = c
+	return c
+}
+
+// Pick returns the server that holds key.
+func (l *Lane) Pick(key string) *Server { return l.pool.Pick(key) }
+
+func (l *Lane) newConn(s *Server) *Conn {
+	c := &Conn{lane: l, server: s}
+	l.mu.Lock()
+	l.conns = append(l.conns, c)
+	l.mu.Unlock()
+	return c
+}
+
+// Spoil makes the lane close its sockets, because a reply was not what its
+// client should have accepted.
+func (l *Lane) Spoil() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.conns {
+		c.Drop()
+	}
+}
+
+// forget drops a connection that its client closed.
+func (l *Lane) forget(c *Conn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, o := range l.conns {
+		if o == c {
+			l.conns = append(l.conns[:i], l.conns[i+1:]...)
+			return
+		}
+	}
+}
+
+func (l *Lane) begin(ctx context.Context) {
+	l.ctx = ctx
+	if ctx.Done() != nil {
+		l.stop = context.AfterFunc(ctx, l.abortFn)
+	}
+}
+
+// abort ends all that the lane waits for. A deadline that is set afterwards
+// does not undo it: whoever sets one looks at aborted behind it.
+func (l *Lane) abort() {
+	l.aborted.Store(true)
+	l.mu.Lock()
+	for _, c := range l.conns {
+		if s := c.sock.Load(); s != nil {
+			s.SetDeadline(longAgo)
+		}
+	}
+	l.mu.Unlock()
+	l.done <- struct{}{}
+}
+
+// end gives the sockets back and reports whether the lane can be used again.
+func (l *Lane) end(whole bool) bool {
+	if l.stop != nil {
+		if !l.stop() {
+			<-l.done // running or done: it must not reach the next call
+		}
+		l.stop = nil
+	}
+	aborted := l.aborted.Load()
+	l.mu.Lock()
+	for _, c := range l.conns {
+		c.settle(whole && !aborted)
+	}
+	l.mu.Unlock()
+	l.aborted.Store(false)
+	l.ctx = context.Background()
+	return whole
+}
+
+// contextError says why a context ended: it is both its Err and its Cause.
+type contextError struct{ ctx context.Context }
+
+func (e *contextError) Error() string {
+	if cause := context.Cause(e.ctx); cause != e.ctx.Err() {
+		return e.ctx.Err().Error() + ": " + cause.Error()
+	}
+	return e.ctx.Err().Error()
+}
+
+func (e *contextError) Unwrap() []error { return []error{e.ctx.Err(), context.Cause(e.ctx)} }

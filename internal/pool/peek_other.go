@@ -1,0 +1,7 @@
+//go:build !(linux || darwin || dragonfly || freebsd || netbsd || openbsd || solaris || illumos)
+
+package pool
+
+// peek is nil where a socket cannot be looked at without waiting: there a
+// restarted server costs each of its idle connections one call.
+var peek func(fd uintptr) sight

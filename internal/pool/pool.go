@@ -1,0 +1,178 @@
+// Package pool is the connection layer of memcacheddriver. It owns every
+// socket, so that contexts, timeouts, liveness, health, TLS and authentication
+// are done once, under gomemcache and under the pipeline alike.
+//
+//	Lane    what one call holds: a gomemcache client and that call's context
+//	Conn    the net.Conn that a client sees: a logical connection to one server,
+//	        which borrows a socket when a request begins
+//	socket  an open network connection, with a server's idle list to rest in
+//	Server  an address, its sockets, its health and its counters
+package pool
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/bradfitz/gomemcache/memcache"
+)
+
+// ErrClosed is what calls get after Close, and calls in flight that Close cut.
+var ErrClosed = errors.New("the pool is closed")
+
+// Config is what a Pool is made of. Every field is taken as it is: defaults and
+// checks are the caller's.
+type Config struct {
+	// Addrs are the servers in the order that keys are mapped to; one that is
+	// named twice weighs double.
+	Addrs []Addr
+
+	DialTimeout  time.Duration // name lookup, connect, TLS and authentication
+	WriteTimeout time.Duration
+	ReadTimeout  time.Duration
+
+	MaxIdle     int           // idle sockets per server
+	MaxIdleTime time.Duration // 0: for ever
+
+	FailureLimit int           // failures in a row until a server is down; 0: never
+	RetryAfter   time.Duration // how long a server is down until one call probes it
+
+	TLS            *tls.Config // nil: plain
+	User, Password string      // User "": no authentication
+
+	Infof, Warnf func(format string, args ...any)
+}
+
+// Pool holds the lanes and the servers. It is safe for concurrent use.
+type Pool struct {
+	cfg     Config
+	Servers []*Server // each once, in the order of first mention
+	ring    []*Server // as written: what a key's checksum picks from
+
+	ctx   context.Context // ends with Close: cuts dialling
+	close context.CancelFunc
+
+	native *memcache.Client
+
+	mu     sync.Mutex
+	lanes  []*Lane // idle, used last in first out
+	closed bool
+	sweep  *time.Timer // closes sockets idle for too long; nil until needed
+}
+
+// New makes a pool. It dials and looks up nothing.
+func New(cfg Config) *Pool {
+	p := &Pool{cfg: cfg}
+	p.ctx, p.close = context.WithCancel(context.Background())
+	byAddr := make(map[Addr]*Server, len(cfg.Addrs))
+	for _, a := range cfg.Addrs {
+		s := byAddr[a]
+		if s == nil {
+			s = &Server{Addr: a, Index: len(p.Servers), pool: p, live: make(map[*socket]struct{})}
+			byAddr[a] = s
+			p.Servers = append(p.Servers, s)
+		}
+		p.ring = append(p.ring, s)
+	}
+	p.native = p.newNative()
+	return p
+}
+
+// Do runs fn with a lane of its own, on which ctx aborts every read, write and
+// dial. fn must not keep the lane. Do returns its error, or says that ctx
+// has ended already.
+func (p *Pool) Do(ctx context.Context, fn func(*Lane) error) error {
+	l, err := p.take(ctx)
+	if err != nil {
+		return err
+	}
+	whole := false // stays false when fn panics or calls runtime.Goexit
+	defer func() { p.release(l, whole) }()
+	err = fn(l)
+	whole = true
+	return err
+}
+
+func (p *Pool) take(ctx context.Context) (*Lane, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, &contextError{ctx}
+	}
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil, ErrClosed
+	}
+	var l *Lane
+	if n := len(p.lanes); n > 0 {
+		l = p.lanes[n-1]
+		p.lanes = p.lanes[:n-1]
+	}
+	p.mu.Unlock()
+	if l == nil {
+		l = newLane(p)
+	}
+	l.begin(ctx)
+	return l, nil
+}
+
+func (p *Pool) release(l *Lane, whole bool) {
+	if !l.end(whole) {
+		return
+	}
+	p.mu.Lock()
+	if !p.closed && len(p.lanes) < p.cfg.MaxIdle {
+		p.lanes = append(p.lanes, l)
+	}
+	p.mu.Unlock()
+}
+
+// Native returns a gomemcache client for any number of goroutines, over the
+// same sockets as the lanes, with the same timeouts and health, without a
+// context.
+func (p *Pool) Native() *memcache.Client { return p.native }
+
+// Close closes every socket and cuts what is in flight, which then fails with
+// ErrClosed. It may be called more than once.
+func (p *Pool) Close() {
+	p.mu.Lock()
+	p.closed = true
+	p.lanes = nil
+	if p.sweep != nil {
+		p.sweep.Stop()
+	}
+	p.mu.Unlock()
+	p.close()
+	for _, s := range p.Servers {
+		s.closeAll()
+	}
+}
+
+// idled makes sure that a sweep will come for a socket that has just become
+// idle.
+func (p *Pool) idled() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.sweep == nil && !p.closed {
+		p.sweep = time.AfterFunc(p.cfg.MaxIdleTime, p.sweepIdle)
+	}
+}
+
+// sweepIdle closes what has been idle for too long, and comes again when the
+// next socket will have been.
+func (p *Pool) sweepIdle() {
+	now := time.Now()
+	var oldest time.Time
+	for _, s := range p.Servers {
+		if t := s.closeIdleSince(now.Add(-p.cfg.MaxIdleTime)); !t.IsZero() && (oldest.IsZero() || t.Before(oldest)) {
+			oldest = t
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sweep = nil
+	if !oldest.IsZero() && !p.closed {
+		p.sweep = time.AfterFunc(time.Until(oldest.Add(p.cfg.MaxIdleTime)), p.sweepIdle)
+	}
+}

@@ -1,0 +1,187 @@
+// Package protocol reads and writes memcached's text protocol: the classic
+// commands that every server and proxy speaks, and the meta commands of
+// memcached 1.6 (protocol.txt in memcached's source).
+package protocol
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+)
+
+const (
+	// maxLine is longer than any line of a reply: a key of 250 bytes and a few
+	// numbers.
+	maxLine = 2048
+
+	// maxValue is the largest item that a memcached can be made to hold (-I).
+	maxValue = 1 << 30
+
+	// step is how much of a value is made room for before any of it has come.
+	step = 1 << 20
+)
+
+// ReplyError is an error line of the server's: ERROR, CLIENT_ERROR or
+// SERVER_ERROR (protocol.txt, "Error strings").
+type ReplyError struct{ Line string }
+
+func (e *ReplyError) Error() string { return "the server answered " + strconv.Quote(e.Line) }
+
+// InStep reports whether the next reply can still be told: a server that
+// refused a request by SERVER_ERROR has read it to its end.
+func (e *ReplyError) InStep() bool { return strings.HasPrefix(e.Line, "SERVER_ERROR") }
+
+// TooLarge reports whether the server refused the size of a value.
+func (e *ReplyError) TooLarge() bool {
+	return e.InStep() && strings.Contains(e.Line, "too large")
+}
+
+// Unknown reports whether the server does not know the command.
+func (e *ReplyError) Unknown() bool { return e.Line == "ERROR" }
+
+// ErrUnexpected is in the chain when a reply is none of those that the protocol
+// allows. The reply is not quoted: it may be part of a value.
+var ErrUnexpected = errors.New("unexpected reply (is this a memcached?)")
+
+// LineError says what a line means that is no reply to the command. Its CR LF
+// may be gone or not.
+func LineError(line []byte) error {
+	line = bytes.TrimRight(line, "\r\n")
+	for _, prefix := range []string{"SERVER_ERROR", "CLIENT_ERROR", "ERROR"} {
+		if rest, ok := bytes.CutPrefix(line, []byte(prefix)); ok && (len(rest) == 0 || rest[0] == ' ') {
+			return &ReplyError{string(line)}
+		}
+	}
+	return ErrUnexpected
+}
+
+// Line reads a line and returns it without its end. It is valid until the next
+// read.
+func Line(r *bufio.Reader) ([]byte, error) {
+	line, err := r.ReadSlice('\n')
+	switch {
+	case err == bufio.ErrBufferFull || len(line) > maxLine:
+		return nil, fmt.Errorf("a line too long: %w", ErrUnexpected)
+	case err == io.EOF:
+		return nil, io.ErrUnexpectedEOF
+	case err != nil:
+		return nil, err
+	case len(line) < 2 || line[len(line)-2] != '\r':
+		return nil, ErrUnexpected
+	}
+	return line[:len(line)-2], nil
+}
+
+// Data reads a data block of size bytes and its end. A value of no bytes is
+// not nil.
+func Data(r *bufio.Reader, size int) ([]byte, error) {
+	// An announcement costs a hostile server nothing: room grows with what comes.
+	value := make([]byte, min(size, step))
+	for read := 0; ; {
+		n, err := io.ReadFull(r, value[read:])
+		if err != nil {
+			return nil, midReply(err)
+		}
+		if read += n; read == size {
+			break
+		}
+		value = append(value, make([]byte, min(size-read, read))...)
+	}
+	return value, dataEnd(r)
+}
+
+// SkipData reads over a data block of size bytes and its end.
+func SkipData(r *bufio.Reader, size int) error {
+	if _, err := r.Discard(size); err != nil {
+		return midReply(err)
+	}
+	return dataEnd(r)
+}
+
+func dataEnd(r *bufio.Reader) error {
+	end, err := r.Peek(2)
+	if err != nil {
+		return midReply(err)
+	}
+	if end[0] != '\r' || end[1] != '\n' {
+		return ErrUnexpected
+	}
+	r.Discard(2)
+	return nil
+}
+
+func midReply(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// Value is the line in front of a data block.
+type Value struct {
+	Key  []byte // valid until the next read
+	Size int
+}
+
+// ParseValue parses "VALUE <key> <flags> <bytes> [<cas unique>]". ok is false
+// for END; everything else is an error.
+func ParseValue(line []byte) (v Value, ok bool, err error) {
+	rest, found := bytes.CutPrefix(line, []byte("VALUE "))
+	if !found {
+		if string(line) == "END" {
+			return v, false, nil
+		}
+		return v, false, LineError(line)
+	}
+	key, rest, found := bytes.Cut(rest, []byte(" "))
+	if !found || len(key) == 0 {
+		return v, false, ErrUnexpected
+	}
+	_, rest, found = bytes.Cut(rest, []byte(" "))
+	if !found {
+		return v, false, ErrUnexpected
+	}
+	size, _, _ := bytes.Cut(rest, []byte(" "))
+	v.Key = key
+	v.Size, err = parseSize(size)
+	return v, err == nil, err
+}
+
+func parseSize(b []byte) (int, error) {
+	n, ok := parseUint(b)
+	if !ok || n > maxValue {
+		return 0, ErrUnexpected
+	}
+	return int(n), nil
+}
+
+// parseUint is strconv.ParseUint for bytes, without a copy.
+func parseUint(b []byte) (n uint64, ok bool) {
+	if len(b) == 0 || len(b) > 20 {
+		return 0, false
+	}
+	for _, d := range b {
+		if d < '0' || d > '9' {
+			return 0, false
+		}
+		next := n*10 + uint64(d-'0')
+		if n > (1<<64-1)/10 || next < n {
+			return 0, false
+		}
+		n = next
+	}
+	return n, true
+}
+
+// ParseStat parses "STAT <name> <value>".
+func ParseStat(line []byte) (name, value string, ok bool) {
+	rest, ok := strings.CutPrefix(string(line), "STAT ")
+	if !ok {
+		return "", "", false
+	}
+	return strings.Cut(rest, " ")
+}

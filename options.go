@@ -1,0 +1,235 @@
+package memcacheddriver
+
+import (
+	"crypto/tls"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/xraph/grove/kv"
+	"github.com/xraph/grove/kv/driver"
+)
+
+const (
+	defaultFailureLimit = 3
+	defaultRetryTimeout = time.Second
+)
+
+// config is what Open makes of the defaults, the DSN and the options, each
+// beating the one before.
+type config struct {
+	dialTimeout, readTimeout, writeTimeout time.Duration
+
+	maxIdleConns    int
+	connMaxIdleTime time.Duration
+
+	failureLimit int
+	retryTimeout time.Duration
+
+	tls            *tls.Config
+	user, password string
+
+	ttlQuery bool
+}
+
+func defaultConfig() config {
+	common := driver.DefaultDriverOptions()
+	return config{
+		dialTimeout:  common.DialTimeout,
+		readTimeout:  common.ReadTimeout,
+		writeTimeout: common.WriteTimeout,
+		maxIdleConns: common.PoolSize,
+		failureLimit: defaultFailureLimit,
+		retryTimeout: defaultRetryTimeout,
+	}
+}
+
+// extra is where the options that Grove has no field for keep their settings in
+// [driver.DriverOptions].
+const extra = "memcacheddriver"
+
+// settings change a config, in the order of the options.
+type settings struct {
+	apply []func(*config) error
+	store []kv.Option
+}
+
+func settingsOf(o *driver.DriverOptions) *settings {
+	s, ok := o.Extra[extra].(*settings)
+	if !ok {
+		s = &settings{}
+		if o.Extra == nil {
+			o.Extra = make(map[string]any)
+		}
+		o.Extra[extra] = s
+	}
+	return s
+}
+
+func setting(apply func(*config) error) driver.Option {
+	return func(o *driver.DriverOptions) {
+		s := settingsOf(o)
+		s.apply = append(s.apply, apply)
+	}
+}
+
+// WithTimeout sets the read timeout and the write timeout. A single-key call
+// takes at most the dial, the write and the read timeout together, however
+// slowly a server sends; a batch has them anew for each complete reply. The
+// default is 3 s each, which 0 stands for as well; negative is
+// [ErrInvalidOption]. DSN: timeout=2s.
+//
+// [driver.WithReadTimeout] and [driver.WithWriteTimeout] set one of the two, and
+// [driver.WithDialTimeout] that for connecting (default 5 s: name lookup,
+// connect, TLS and authentication). Of options that set the same, the last one
+// counts; every option beats the DSN.
+func WithTimeout(d time.Duration) driver.Option {
+	return func(o *driver.DriverOptions) {
+		o.ReadTimeout = d
+		o.WriteTimeout = d
+	}
+}
+
+// WithMaxIdleConns sets how many idle connections to each server are kept for
+// later calls. It does not limit the connections in use. The default is 10,
+// which 0 stands for as well; negative is [ErrInvalidOption]. It is the same as
+// [driver.WithPoolSize]. DSN: max_idle_conns=64.
+//
+// Set it to the number of calls that usually run at the same time: those above
+// it connect anew.
+func WithMaxIdleConns(n int) driver.Option { return driver.WithPoolSize(n) }
+
+// WithConnMaxIdleTime closes connections that have been idle for d. The default,
+// 0, is never; negative is [ErrInvalidOption]. DSN: conn_max_idle_time=5m.
+//
+// It saves the server memory; it is not needed for a server that closes idle
+// connections itself, as those are replaced without failing a call.
+func WithConnMaxIdleTime(d time.Duration) driver.Option {
+	return setting(func(c *config) error {
+		c.connMaxIdleTime = d
+		return notNegative("WithConnMaxIdleTime", d)
+	})
+}
+
+// WithServerFailureLimit sets after how many failures in a row a server is taken
+// to be down, and how long its calls then fail at once with [ErrServerDown]
+// until one of them probes it. Failures are those of the server's own: no
+// connection, a timeout, a reset; never a call's own cancellation or deadline.
+// The default is 3 and 1 s. A limit of 0 turns it off, a retryTimeout of 0
+// stands for the default; negative is [ErrInvalidOption]. DSN:
+// server_failure_limit=3&server_retry_timeout=1s.
+func WithServerFailureLimit(limit int, retryTimeout time.Duration) driver.Option {
+	return setting(func(c *config) error {
+		c.failureLimit = limit
+		c.retryTimeout = orDefault(retryTimeout, defaultRetryTimeout)
+		if limit < 0 {
+			return fmt.Errorf("%w: WithServerFailureLimit: %d is negative", ErrInvalidOption, limit)
+		}
+		return notNegative("WithServerFailureLimit", retryTimeout)
+	})
+}
+
+// WithCredentials makes each connection log in by memcached's ASCII
+// authentication (memcached -Y). A server that refuses them gives [ErrAuth]; to
+// one that asks for no authentication they are not sent. Use it with TLS:
+// without, they cross the network in the clear, which the log warns of. DSN:
+// memcached://user:password@host, both percent-encoded.
+func WithCredentials(user, password string) driver.Option {
+	return setting(func(c *config) error {
+		if user == "" {
+			return fmt.Errorf("%w: WithCredentials: the user is empty", ErrInvalidOption)
+		}
+		c.user, c.password = user, password
+		return nil
+	})
+}
+
+// WithTTLQuery makes TTL answer, with the remaining life of a key, on servers
+// that speak the meta protocol (memcached 1.6). Without it TTL gives
+// [kv.ErrNotSupported]. DSN: ttl_query=true.
+func WithTTLQuery() driver.Option {
+	return setting(func(c *config) error {
+		c.ttlQuery = true
+		return nil
+	})
+}
+
+// WithStoreOptions carries options of the store, such as [kv.WithCodec], through
+// [OpenStore]. Open itself makes no store and refuses it with
+// [ErrInvalidOption]: hand the options to kv.Open there.
+func WithStoreOptions(opts ...kv.Option) driver.Option {
+	return func(o *driver.DriverOptions) {
+		s := settingsOf(o)
+		s.store = append(s.store, opts...)
+	}
+}
+
+// unset marks what no option has set: every value that an option may have is
+// told from it.
+const (
+	unset     time.Duration = math.MinInt64
+	unsetSize               = math.MinInt
+)
+
+// collect runs the options on fields that are marked unset.
+func collect(opts []driver.Option) *driver.DriverOptions {
+	o := &driver.DriverOptions{PoolSize: unsetSize, DialTimeout: unset, ReadTimeout: unset, WriteTimeout: unset}
+	for _, opt := range opts {
+		if opt != nil {
+			opt(o)
+		}
+	}
+	return o
+}
+
+// applyOptions lets what the options set beat what the config has.
+func (c *config) applyOptions(o *driver.DriverOptions) error {
+	defaults := defaultConfig()
+	for _, d := range []struct {
+		option    string
+		value     time.Duration
+		to        *time.Duration
+		byDefault time.Duration
+	}{
+		{"WithDialTimeout", o.DialTimeout, &c.dialTimeout, defaults.dialTimeout},
+		{"WithReadTimeout or WithTimeout", o.ReadTimeout, &c.readTimeout, defaults.readTimeout},
+		{"WithWriteTimeout or WithTimeout", o.WriteTimeout, &c.writeTimeout, defaults.writeTimeout},
+	} {
+		if d.value == unset {
+			continue
+		}
+		if err := notNegative(d.option, d.value); err != nil {
+			return err
+		}
+		*d.to = orDefault(d.value, d.byDefault)
+	}
+	if o.PoolSize != unsetSize {
+		if o.PoolSize < 0 {
+			return fmt.Errorf("%w: WithMaxIdleConns or WithPoolSize: %d is negative", ErrInvalidOption, o.PoolSize)
+		}
+		c.maxIdleConns = orDefault(o.PoolSize, defaults.maxIdleConns)
+	}
+	if o.TLSConfig != nil {
+		c.tls = o.TLSConfig
+	}
+	for _, apply := range settingsOf(o).apply {
+		if err := apply(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func notNegative(option string, d time.Duration) error {
+	if d < 0 {
+		return fmt.Errorf("%w: %s: %v is negative", ErrInvalidOption, option, d)
+	}
+	return nil
+}
+
+func orDefault[T time.Duration | int](v, byDefault T) T {
+	if v == 0 {
+		return byDefault
+	}
+	return v
+}

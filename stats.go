@@ -1,0 +1,71 @@
+package memcacheddriver
+
+// ServerState is how the driver sees a server.
+type ServerState string
+
+const (
+	// ServerUp is a server that calls are sent to.
+	ServerUp ServerState = "up"
+
+	// ServerDown is one whose calls fail at once with [ErrServerDown].
+	ServerDown ServerState = "down"
+
+	// ServerProbing is one that was down and that a call is trying again.
+	ServerProbing ServerState = "probing"
+)
+
+// ServerStats is a snapshot of one server. The counters begin at Open and only
+// grow.
+type ServerStats struct {
+	// Addr is the address as the DSN has it, with its port.
+	Addr string
+
+	State ServerState
+
+	// Idle and InUse count open connections: resting in the pool, and held by a
+	// call.
+	Idle, InUse int
+
+	// Dials counts attempts to connect, DialErrors those that failed, whether in
+	// name lookup, connecting, TLS or authentication. One that the caller
+	// cancelled is not counted as failed.
+	Dials, DialErrors uint64
+
+	// StaleConns counts idle connections that turned out to be closed by the
+	// server, or too old, and were replaced before a call used them.
+	StaleConns uint64
+
+	// Timeouts counts dial, write and read timeouts of the driver's, not the
+	// deadlines of callers.
+	Timeouts uint64
+
+	// Cancelled counts calls that their context ended while they waited for this
+	// server.
+	Cancelled uint64
+}
+
+// Stats returns a snapshot for each server, in the order of the DSN, one that is
+// listed twice once. It is cheap, talks to no server, and is nil while the
+// driver is not open.
+func (db *MemcachedDB) Stats() []ServerStats {
+	s := db.session.Load()
+	if s == nil {
+		return nil
+	}
+	stats := make([]ServerStats, len(s.pool.Servers))
+	for i, server := range s.pool.Servers {
+		st := server.Stats()
+		stats[i] = ServerStats{
+			Addr:       st.Addr,
+			State:      ServerState(st.State),
+			Idle:       st.Idle,
+			InUse:      st.InUse,
+			Dials:      st.Dials,
+			DialErrors: st.DialErrors,
+			StaleConns: st.Stale,
+			Timeouts:   st.Timeouts,
+			Cancelled:  st.Cancelled,
+		}
+	}
+	return stats
+}

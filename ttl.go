@@ -1,0 +1,73 @@
+package memcacheddriver
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/bradfitz/gomemcache/memcache"
+
+	"github.com/xraph/grove/kv"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pipeline"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
+)
+
+// NoExpiry is what TTL returns for a key that does not expire.
+const NoExpiry time.Duration = -1
+
+// TTL returns how long key has left to live, in whole seconds as memcached
+// counts them: the key is gone at most that much later. [NoExpiry], -1, is for
+// ever, and an absent key is [kv.ErrNotFound] itself. Asking is no use of the
+// key: it does not keep it from being evicted.
+//
+// It gives [kv.ErrNotSupported] unless the driver was opened with
+// [WithTTLQuery], and on a server or proxy without the meta protocol (memcached
+// before 1.6, twemproxy).
+func (db *MemcachedDB) TTL(ctx context.Context, key string) (time.Duration, error) {
+	if err := checkKeys("ttl", key); err != nil {
+		return 0, err
+	}
+	s, err := db.use("ttl")
+	if err != nil {
+		return 0, err
+	}
+	if !s.ttlQuery {
+		return 0, kv.ErrNotSupported
+	}
+	var seconds int64
+	var found bool
+	server := s.pool.Pick(key)
+	err = s.pool.Do(ctx, func(l *pool.Lane) error {
+		c := l.Conn(server)
+		meta, err := pipeline.SpeaksMeta(c)
+		if err == nil && !meta {
+			err = fmt.Errorf("%w: the server does not speak the meta protocol", kv.ErrNotSupported)
+		}
+		if err == nil {
+			seconds, found, err = pipeline.TTL(c, key)
+		}
+		return err
+	})
+	switch {
+	case err != nil:
+		return 0, opError("ttl", server.String(), err, key)
+	case !found:
+		return 0, kv.ErrNotFound
+	case seconds < 0:
+		return NoExpiry, nil
+	}
+	return time.Duration(seconds) * time.Second, nil
+}
+
+// Expire gives key a new ttl, as for [MemcachedDB.Set]: 0 is no expiry, a
+// negative one removes it. A key that is not there is [kv.ErrNotFound] itself.
+// One that was cut off may or may not have happened.
+func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration) error {
+	err := db.single(ctx, "expire", key, func(c *memcache.Client) error {
+		return c.Touch(key, expiration(ttl, time.Now()))
+	})
+	if err == memcache.ErrCacheMiss {
+		return kv.ErrNotFound
+	}
+	return err
+}

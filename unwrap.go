@@ -1,0 +1,44 @@
+package memcacheddriver
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/bradfitz/gomemcache/memcache"
+
+	"github.com/xraph/grove/kv"
+	"github.com/xraph/grove/kv/driver"
+)
+
+// OpenStore opens a driver and a store on it in one call. Options of the store,
+// such as a codec, go through [WithStoreOptions]. It dials nothing, as
+// [MemcachedDB.Open]. Closing the store closes the driver.
+func OpenStore(ctx context.Context, dsn string, opts ...driver.Option) (*kv.Store, error) {
+	// Open is told of all options but the store's.
+	store := settingsOf(collect(opts)).store
+	db := New()
+	err := db.Open(ctx, dsn, append(opts[:len(opts):len(opts)], func(o *driver.DriverOptions) {
+		settingsOf(o).store = nil
+	})...)
+	if err != nil {
+		return nil, err
+	}
+	return kv.Open(db, store...)
+}
+
+// Unwrap returns the driver of a store, for CompareAndSwap, Do and Stats. It
+// panics if the store is on another driver.
+func Unwrap(store *kv.Store) *MemcachedDB {
+	db, ok := store.Driver().(*MemcachedDB)
+	if !ok {
+		panic(fmt.Sprintf("memcacheddriver: Unwrap: the store is on driver %q (%T), not on this one", store.Driver().Name(), store.Driver()))
+	}
+	return db
+}
+
+// UnwrapClient returns the gomemcache client of a store on this driver, for
+// Increment, Append and all else that the driver has no method for; see
+// [MemcachedDB.Client]. It panics if the store is on another driver.
+func UnwrapClient(store *kv.Store) *memcache.Client {
+	return Unwrap(store).Client()
+}
