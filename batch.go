@@ -86,17 +86,32 @@ func (db *MemcachedDB) MSet(ctx context.Context, pairs map[string][]byte, ttl ti
 	for key := range pairs {
 		keys = append(keys, key)
 	}
-	exp := expiration(ttl, time.Now())
 	return db.batch(ctx, "mset", keys, func(c *pool.Conn, g *group) {
 		items := make([]pipeline.Item, len(g.keys))
 		for i, key := range g.keys {
 			items[i] = pipeline.Item{Key: key, Value: pairs[key]}
 		}
-		answered, err := pipeline.Set(c, items, exp, func(i int, err error) { g.refuse("mset", g.keys[i], err) })
+		answered, err := g.set(c, items, ttl)
 		if err != nil {
 			g.fail("mset", g.keys[answered:], err)
 		}
 	})
+}
+
+func (g *group) set(c *pool.Conn, items []pipeline.Item, ttl time.Duration) (answered int, err error) {
+	refused := func(i int, err error) { g.refuse("mset", g.keys[i], err) }
+	if isSubsecond(ttl) {
+		outcomes, err := g.session.storeAllSubsecond(c, items, ttl, pipeline.ModeSet)
+		for i, out := range outcomes {
+			if out.Err != nil {
+				refused(i, out.Err)
+			}
+		}
+		if err != errClassic {
+			return len(outcomes), err
+		}
+	}
+	return pipeline.Set(c, items, expiration(ttl, time.Now()), refused)
 }
 
 // Delete removes keys and returns how many were there. It tries every server;
@@ -151,10 +166,11 @@ func (g *group) exists(c *pool.Conn, count *atomic.Int64) error {
 
 // group is what a batch asks of one server, and what went wrong there.
 type group struct {
-	server *pool.Server
-	keys   []string
-	places []int // of keys in the batch; nil where they are all of it
-	errs   []error
+	session *session
+	server  *pool.Server
+	keys    []string
+	places  []int // of keys in the batch; nil where they are all of it
+	errs    []error
 }
 
 // place returns where key i of the group stands in the batch.
@@ -199,14 +215,14 @@ func (db *MemcachedDB) batch(ctx context.Context, op string, keys []string, fn f
 // split groups keys by their servers.
 func (s *session) split(keys []string) []*group {
 	if len(s.pool.Servers) == 1 {
-		return []*group{{server: s.pool.Servers[0], keys: keys}}
+		return []*group{{session: s, server: s.pool.Servers[0], keys: keys}}
 	}
 	byServer := make([]*group, len(s.pool.Servers))
 	for i, key := range keys {
 		server := s.pool.Pick(key)
 		g := byServer[server.Index]
 		if g == nil {
-			g = &group{server: server}
+			g = &group{session: s, server: server}
 			byServer[server.Index] = g
 		}
 		g.keys = append(g.keys, key)

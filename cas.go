@@ -73,6 +73,9 @@ func (db *MemcachedDB) CompareAndSwap(ctx context.Context, key string, update fu
 	w.current.Value = value
 	if w.ttl != nil {
 		w.expiration = expiration(*w.ttl, time.Now())
+		if w.meta && isSubsecond(*w.ttl) {
+			w.expiration = backstop
+		}
 	}
 	return w.finish(op, s.pool.Do(ctx, w.write))
 }
@@ -125,6 +128,11 @@ func (w *swap) write(l *pool.Lane) error {
 		w.current.Expiration = w.expiration
 		return l.Client.CompareAndSwap(&w.current)
 	}
+	remover := w.session.removerOf(w.server)
+	due, subsecond := remover.due(w.key, w.current.CasID)
+	if w.ttl != nil {
+		due, subsecond = time.Now().Add(*w.ttl), isSubsecond(*w.ttl)
+	}
 	outcomes, err := pipeline.StoreAll(l.Conn(w.server), []pipeline.Store{{
 		Item:       pipeline.Item{Key: w.key, Value: w.current.Value},
 		Flags:      w.current.Flags,
@@ -137,6 +145,9 @@ func (w *swap) write(l *pool.Lane) error {
 	}
 	switch out := outcomes[0]; out.Code {
 	case "HD":
+		if subsecond {
+			remover.add(w.key, out.CAS, due)
+		}
 		return nil
 	case "EX":
 		return memcache.ErrCASConflict

@@ -30,6 +30,7 @@ type MemcachedDB struct {
 // session is what a MemcachedDB has between Open and Close.
 type session struct {
 	pool     *pool.Pool
+	removers []*remover // by Server.Index
 	ttlQuery bool
 }
 
@@ -83,24 +84,22 @@ func newSession(dsn string, opts []driver.Option) (*session, error) {
 			}
 		}
 	}
-	return &session{
-		ttlQuery: c.ttlQuery,
-		pool: pool.New(pool.Config{
-			Addrs:        addrs,
-			DialTimeout:  c.dialTimeout,
-			WriteTimeout: c.writeTimeout,
-			ReadTimeout:  c.readTimeout,
-			MaxIdle:      c.maxIdleConns,
-			MaxIdleTime:  c.connMaxIdleTime,
-			FailureLimit: c.failureLimit,
-			RetryAfter:   c.retryTimeout,
-			TLS:          c.tls,
-			User:         c.user,
-			Password:     c.password,
-			Infof:        infof,
-			Warnf:        warnf,
-		}),
-	}, nil
+	p := pool.New(pool.Config{
+		Addrs:        addrs,
+		DialTimeout:  c.dialTimeout,
+		WriteTimeout: c.writeTimeout,
+		ReadTimeout:  c.readTimeout,
+		MaxIdle:      c.maxIdleConns,
+		MaxIdleTime:  c.connMaxIdleTime,
+		FailureLimit: c.failureLimit,
+		RetryAfter:   c.retryTimeout,
+		TLS:          c.tls,
+		User:         c.user,
+		Password:     c.password,
+		Infof:        infof,
+		Warnf:        warnf,
+	})
+	return &session{pool: p, removers: newRemovers(p), ttlQuery: c.ttlQuery}, nil
 }
 
 // isLocal reports whether a is this machine by its name.
@@ -119,7 +118,13 @@ func (db *MemcachedDB) Close() error {
 	db.opening.Lock()
 	defer db.opening.Unlock()
 	if s := db.session.Swap(nil); s != nil {
+		for _, r := range s.removers {
+			r.stop()
+		}
 		s.pool.Close()
+		for _, r := range s.removers {
+			r.done.Wait()
+		}
 	}
 	return nil
 }
@@ -182,6 +187,26 @@ func (db *MemcachedDB) single(ctx context.Context, op, key string, call func(*me
 	return s.failure(op, key, err)
 }
 
+// onServer runs fn on a connection to key's server, for what gomemcache cannot
+// do. A miss and errClassic come back as they are, every other error as an
+// [OpError].
+func (db *MemcachedDB) onServer(ctx context.Context, op, key string, fn func(*session, *pool.Conn) error) error {
+	if err := checkKeys(op, key); err != nil {
+		return err
+	}
+	s, err := db.use(op)
+	if err != nil {
+		return err
+	}
+	server := s.pool.Pick(key)
+	err = s.pool.Do(ctx, func(l *pool.Lane) error { return fn(s, l.Conn(server)) })
+	switch err {
+	case nil, kv.ErrNotFound, errClassic:
+		return err
+	}
+	return opError(op, server.String(), err, key)
+}
+
 // failure makes an [OpError] of an error of gomemcache's or of the pool's.
 func (s *session) failure(op, key string, err error) error {
 	var at *pool.Error
@@ -211,38 +236,53 @@ func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
 	return item.Value, nil
 }
 
-// Set stores value under key. A ttl of 0 is no expiry; a fraction of a second
-// is rounded up; a negative one has expired already, so that the key is gone.
+// Set stores value under key. A ttl of 0 is no expiry, and a negative one has
+// expired already, so that the key is gone. memcached counts whole seconds by a
+// clock of its own: a ttl that is not whole is rounded up, and ends up to a
+// second early.
+//
+// A ttl under a second is exact to a few milliseconds where the server speaks
+// the meta protocol (memcached 1.6): the driver removes the value itself when
+// its time is over, unless it has been replaced. If the driver is closed before,
+// or cannot reach the server, the server does so after at most 2 s. Elsewhere it
+// is rounded up to a second.
+//
 // value is the caller's again when Set returns. A Set that was cut off by ctx or
 // by a failure may or may not have happened.
 func (db *MemcachedDB) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
-	return db.single(ctx, "set", key, func(c *memcache.Client) error {
-		return c.Set(newItem(key, value, ttl))
-	})
+	_, err := db.store(ctx, "set", key, value, ttl, pipeline.ModeSet)
+	return err
 }
 
 // SetNX stores value under key if key is not there, and reports whether it did;
 // ttl and what a call that was cut off leaves behind are as for
 // [MemcachedDB.Set].
 func (db *MemcachedDB) SetNX(ctx context.Context, key string, value []byte, ttl time.Duration) (bool, error) {
-	return stored(db.single(ctx, "setnx", key, func(c *memcache.Client) error {
-		return c.Add(newItem(key, value, ttl))
-	}))
+	return db.store(ctx, "setnx", key, value, ttl, pipeline.ModeAdd)
 }
 
 // SetXX stores value under key if key is there, and reports whether it did; ttl
 // and what a call that was cut off leaves behind are as for [MemcachedDB.Set].
 func (db *MemcachedDB) SetXX(ctx context.Context, key string, value []byte, ttl time.Duration) (bool, error) {
-	return stored(db.single(ctx, "setxx", key, func(c *memcache.Client) error {
-		return c.Replace(newItem(key, value, ttl))
-	}))
+	return db.store(ctx, "setxx", key, value, ttl, pipeline.ModeReplace)
 }
 
-func newItem(key string, value []byte, ttl time.Duration) *memcache.Item {
-	return &memcache.Item{Key: key, Value: value, Expiration: expiration(ttl, time.Now())}
-}
-
-func stored(err error) (bool, error) {
+func (db *MemcachedDB) store(ctx context.Context, op, key string, value []byte, ttl time.Duration, mode pipeline.Mode) (bool, error) {
+	if isSubsecond(ttl) {
+		if stored, err := db.storeSubsecond(ctx, op, key, value, ttl, mode); err != errClassic {
+			return stored, err
+		}
+	}
+	err := db.single(ctx, op, key, func(c *memcache.Client) error {
+		item := &memcache.Item{Key: key, Value: value, Expiration: expiration(ttl, time.Now())}
+		switch mode {
+		case pipeline.ModeAdd:
+			return c.Add(item)
+		case pipeline.ModeReplace:
+			return c.Replace(item)
+		}
+		return c.Set(item)
+	})
 	if err == memcache.ErrNotStored {
 		return false, nil
 	}

@@ -24,36 +24,28 @@ const NoExpiry time.Duration = -1
 // [WithTTLQuery], and on a server or proxy without the meta protocol (memcached
 // before 1.6, twemproxy).
 func (db *MemcachedDB) TTL(ctx context.Context, key string) (time.Duration, error) {
-	if err := checkKeys("ttl", key); err != nil {
-		return 0, err
-	}
-	s, err := db.use("ttl")
-	if err != nil {
-		return 0, err
-	}
-	if !s.ttlQuery {
+	if s := db.session.Load(); s != nil && !s.ttlQuery {
 		return 0, kv.ErrNotSupported
 	}
 	var seconds int64
-	var found bool
-	server := s.pool.Pick(key)
-	err = s.pool.Do(ctx, func(l *pool.Lane) error {
-		c := l.Conn(server)
+	err := db.onServer(ctx, "ttl", key, func(s *session, c *pool.Conn) error {
 		meta, err := pipeline.SpeaksMeta(c)
-		if err == nil && !meta {
-			err = fmt.Errorf("%w: the server does not speak the meta protocol", kv.ErrNotSupported)
+		if err != nil {
+			return err
 		}
-		if err == nil {
-			seconds, found, err = pipeline.TTL(c, key)
+		if !meta {
+			return fmt.Errorf("%w: the server does not speak the meta protocol", kv.ErrNotSupported)
+		}
+		var found bool
+		if seconds, found, err = pipeline.TTL(c, key); err == nil && !found {
+			err = kv.ErrNotFound
 		}
 		return err
 	})
-	switch {
-	case err != nil:
-		return 0, opError("ttl", server.String(), err, key)
-	case !found:
-		return 0, kv.ErrNotFound
-	case seconds < 0:
+	if err != nil {
+		return 0, err
+	}
+	if seconds < 0 {
 		return NoExpiry, nil
 	}
 	return time.Duration(seconds) * time.Second, nil
@@ -63,6 +55,14 @@ func (db *MemcachedDB) TTL(ctx context.Context, key string) (time.Duration, erro
 // negative one removes it. A key that is not there is [kv.ErrNotFound] itself.
 // One that was cut off may or may not have happened.
 func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration) error {
+	if isSubsecond(ttl) {
+		if err := db.expireSubsecond(ctx, key, ttl); err != errClassic {
+			return err
+		}
+	}
+	if s := db.session.Load(); s != nil {
+		s.leaveAlone(key)
+	}
 	err := db.single(ctx, "expire", key, func(c *memcache.Client) error {
 		return c.Touch(key, expiration(ttl, time.Now()))
 	})

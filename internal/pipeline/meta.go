@@ -143,6 +143,47 @@ func TTL(c *pool.Conn, key string) (ttl int64, ok bool, err error) {
 	return ttl, ok, err
 }
 
+// Touch gives key another TTL and returns its CAS number; ok is false for a
+// miss.
+func Touch(c *pool.Conn, key string, expiration int32) (cas uint64, ok bool, err error) {
+	err = metaRun(c, 1, func(x *exchange, _ int) error {
+		x.out = append(append(append(x.out, "mg "...), key...), " c T"...)
+		x.out = append(strconv.AppendInt(x.out, int64(expiration), 10), "\r\n"...)
+		return nil
+	}, func(_ *exchange, _ int, m protocol.Meta) error {
+		switch m.Code {
+		case "EN":
+		case "HD":
+			cas, ok = m.CAS, true
+		default:
+			return protocol.ErrUnexpected
+		}
+		return nil
+	})
+	return cas, ok, err
+}
+
+// Revision is one of the values that a key has had.
+type Revision struct {
+	Key string
+	CAS uint64
+}
+
+// DeleteRevisions removes those of revisions that their keys still have.
+func DeleteRevisions(c *pool.Conn, revisions []Revision) error {
+	return metaRun(c, len(revisions), func(x *exchange, i int) error {
+		x.out = append(append(append(x.out, "md "...), revisions[i].Key...), " C"...)
+		x.out = append(strconv.AppendUint(x.out, revisions[i].CAS, 10), "\r\n"...)
+		return nil
+	}, func(_ *exchange, _ int, m protocol.Meta) error {
+		switch m.Code {
+		case "HD", "NF", "EX":
+			return nil
+		}
+		return protocol.ErrUnexpected
+	})
+}
+
 // Mode is the M flag of a meta set.
 type Mode byte
 

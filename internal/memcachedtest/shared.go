@@ -1,0 +1,75 @@
+package memcachedtest
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+)
+
+// shared is the server of [Addr].
+var shared struct {
+	sync.Mutex
+	addr   string  // "" until the first call
+	server *Server // nil if MEMCACHED_ADDR named one
+}
+
+// Addr returns the address of a memcached that all tests of the binary share:
+// the one that MEMCACHED_ADDR names, else one that the first call starts.
+// Tests that share it must not flush it nor assume that it is empty. End it
+// with [Run] or [Shutdown].
+func Addr(t testing.TB) string {
+	t.Helper()
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.addr == "" {
+		if err := startShared(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return shared.addr
+}
+
+func startShared() error {
+	if addr := os.Getenv("MEMCACHED_ADDR"); addr != "" {
+		if err := answers(addr); err != nil {
+			return fmt.Errorf("memcachedtest: no memcached answers at MEMCACHED_ADDR=%s: %w", addr, err)
+		}
+		shared.addr = addr
+		return nil
+	}
+	bin, err := binary()
+	if err != nil {
+		return err
+	}
+	dir, err := scratchDir()
+	if err != nil {
+		return err
+	}
+	s := &Server{bin: bin, dir: dir}
+	if err := s.start(); err != nil {
+		s.close()
+		return fmt.Errorf("memcachedtest: %w", err)
+	}
+	shared.addr, shared.server = s.addr, s
+	return nil
+}
+
+// Shutdown ends the server that [Addr] started, if it did.
+func Shutdown() {
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.server != nil {
+		shared.server.close()
+	}
+	shared.addr, shared.server = "", nil
+}
+
+// Run runs a package's tests, ends their shared server and returns the exit
+// code. It is for TestMain, which checks for leaks after it if it wants to:
+//
+//	func TestMain(m *testing.M) { os.Exit(memcachedtest.Run(m)) }
+func Run(m *testing.M) int {
+	defer Shutdown()
+	return m.Run()
+}
