@@ -55,7 +55,9 @@ func do(c *pool.Conn, fn func(*exchange) error) error {
 	err := c.Begin()
 	if err == nil {
 		err = fn(x)
-		if err != nil || x.r.Buffered() > 0 {
+		if err == nil && x.r.Buffered() == 0 {
+			c.Complete()
+		} else {
 			c.Drop()
 		}
 	}

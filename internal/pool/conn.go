@@ -9,6 +9,8 @@ import (
 	"os"
 	"sync/atomic"
 	"time"
+
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
 )
 
 // Error is a failure to talk to a server.
@@ -39,9 +41,10 @@ type Conn struct {
 	phase  phase
 	probe  bool // this request finds out whether a down server is back
 	renew  bool // a reply is complete: the next read or write gets its timeout anew
+	whole  bool // the request's last reply is complete: the socket is fit for another
 
 	moreReplies int       // how often a client's SetDeadline may still renew
-	reply       replyScan // native only
+	reply       replyScan // of gomemcache's request; the pipeline reads its own
 }
 
 // Server returns the server that the connection is to.
@@ -58,6 +61,8 @@ func (c *Conn) Begin() error {
 	}
 	c.phase = writing
 	c.renew = false
+	c.reply.on = false
+	c.whole = false
 	c.armWrite(c.sock.Load())
 	return nil
 }
@@ -85,9 +90,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 			return 0, err
 		}
 		c.moreReplies = countReplies(p) - 1
-		if c.lane == nil {
-			c.reply.begin(p)
-		}
+		c.reply.begin(p)
 	}
 	return c.Send(p)
 }
@@ -124,15 +127,45 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if err != nil {
 		return n, c.fail(err)
 	}
-	if c.lane == nil {
-		c.nativeRead(p[:n])
+	if c.reply.on {
+		return c.follow(p[:n])
 	}
 	return n, nil
+}
+
+// follow reads along with gomemcache. It returns how much of p is its reply.
+func (c *Conn) follow(p []byte) (int, error) {
+	n, state := c.reply.read(p)
+	switch state {
+	case replyComplete:
+		c.Complete()
+		if c.lane == nil {
+			c.settle(true)
+		}
+	case replyOutOfStep:
+		c.answered()
+		c.Drop()
+	case replyMalformed:
+		c.answered()
+		c.Drop()
+		return 0, &Error{c.server.String(), protocol.ErrUnexpected}
+	}
+	return n, nil
+}
+
+// answered says that the server is alive, if not well.
+func (c *Conn) answered() {
+	c.probe = false
+	c.server.succeeded()
 }
 
 // Progress says that a reply is complete, so that the next read or write has
 // its whole timeout.
 func (c *Conn) Progress() { c.renew = true }
+
+// Complete says that the last reply of the request is. A socket whose request
+// did not come to it is not used again.
+func (c *Conn) Complete() { c.whole = true }
 
 // SetDeadline is gomemcache's: it means that it waits for another reply. The
 // time is of no interest, the timeouts are ours. Only as many replies count as
@@ -216,7 +249,7 @@ func (c *Conn) describe(err error) error {
 // request connects anew.
 func (c *Conn) Drop() {
 	if s := c.sock.Swap(nil); s != nil {
-		s.discard()
+		s.reset()
 	}
 	c.unprobe()
 	c.phase = resting
@@ -230,31 +263,23 @@ func (c *Conn) unprobe() {
 	}
 }
 
-// settle ends the call's use of the connection. A socket that is still there
-// has been read to the end of its reply.
-func (c *Conn) settle(whole bool) {
+// settle ends the call's use of the connection, and of its socket if fit.
+func (c *Conn) settle(fit bool) {
 	s := c.sock.Load()
-	if s == nil {
-		c.unprobe()
-		return
-	}
-	if !whole {
+	if s == nil || !fit || !c.whole {
 		c.Drop()
 		return
 	}
 	c.sock.Store(nil)
 	c.phase = resting
-	c.probe = false
-	c.server.succeeded()
+	c.answered()
 	c.server.putIdle(s)
 }
 
 // Close is gomemcache's, for a connection out of step or one too many.
 func (c *Conn) Close() error {
 	if c.phase == reading && c.sock.Load() != nil {
-		// The server answered, if not what was expected.
-		c.server.succeeded()
-		c.probe = false
+		c.answered()
 	}
 	c.Drop()
 	if c.lane != nil {

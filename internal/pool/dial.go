@@ -61,7 +61,7 @@ func (s *Server) connect(ctx context.Context) (*socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	sock := &socket{Conn: plain, server: s, peek: newPeeker(plain)}
+	sock := &socket{Conn: plain, plain: plain, server: s, peek: newPeeker(plain)}
 	// The handshake and the authentication wait on the socket: the context
 	// reaches them by its deadline.
 	stop := context.AfterFunc(ctx, func() { plain.SetDeadline(longAgo) })

@@ -57,9 +57,6 @@ func (l *Lane) Conn(s *Server) *Conn {
 	return c
 }
 
-// Pick returns the server that holds key.
-func (l *Lane) Pick(key string) *Server { return l.pool.Pick(key) }
-
 func (l *Lane) newConn(s *Server) *Conn {
 	c := &Conn{lane: l, server: s}
 	l.mu.Lock()

@@ -162,6 +162,9 @@ func (p *Pool) idled() {
 // sweepIdle closes what has been idle for too long, and comes again when the
 // next socket will have been.
 func (p *Pool) sweepIdle() {
+	p.mu.Lock()
+	p.sweep = nil // what becomes idle from here on asks for a sweep of its own
+	p.mu.Unlock()
 	now := time.Now()
 	var oldest time.Time
 	for _, s := range p.Servers {
@@ -171,8 +174,7 @@ func (p *Pool) sweepIdle() {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.sweep = nil
-	if !oldest.IsZero() && !p.closed {
+	if !oldest.IsZero() && p.sweep == nil && !p.closed {
 		p.sweep = time.AfterFunc(time.Until(oldest.Add(p.cfg.MaxIdleTime)), p.sweepIdle)
 	}
 }

@@ -21,10 +21,11 @@ const (
 
 // socket is an open network connection, authenticated and ready for a command.
 type socket struct {
-	net.Conn
-	server *Server
-	used   time.Time // when a reply was last waited for
-	peek   *peeker   // of the plain connection below TLS; nil where the platform has none
+	net.Conn          // what requests go through: TLS or plain
+	plain    net.Conn // the connection below TLS
+	server   *Server
+	used     time.Time // when a reply was last waited for
+	peek     *peeker   // of plain; nil where the platform has none
 }
 
 // good reports whether the socket can be used again.
@@ -53,6 +54,15 @@ func onlyTickets(t *tls.Conn) bool {
 	var b [1]byte
 	_, err := t.Read(b[:])
 	return errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// reset closes a socket in the middle of a request, without the wait that TCP
+// keeps its port for: cancelled calls by the thousand would use up all ports.
+func (s *socket) reset() {
+	if tcp, ok := s.plain.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	s.discard()
 }
 
 func (s *socket) discard() {
