@@ -134,9 +134,10 @@ func TestUnix(t *testing.T) {
 func TestTLS(t *testing.T) {
 	s, config := memcachedtest.StartTLS(t)
 	s.Restart()
-	_, port, _ := net.SplitHostPort(s.Addr())
-	for _, host := range []string{"127.0.0.1", "localhost"} {
-		conn, err := tls.Dial("tcp4", net.JoinHostPort(host, port), config)
+	for _, name := range []string{"127.0.0.1", "localhost"} {
+		config := config.Clone()
+		config.ServerName = name
+		conn, err := tls.Dial("tcp", s.Addr(), config)
 		if err != nil {
 			t.Fatal(err)
 		}

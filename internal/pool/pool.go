@@ -20,7 +20,7 @@ import (
 )
 
 // ErrClosed is what calls get after Close, and calls in flight that Close cut.
-var ErrClosed = errors.New("the pool is closed")
+var ErrClosed = errors.New("the driver is not open (Open comes first, and nothing after Close)")
 
 // Config is what a Pool is made of. Every field is taken as it is: defaults and
 // checks are the caller's.

@@ -1,0 +1,33 @@
+#!/bin/sh
+# Runs a command, go test for one, with all that the tests need:
+#
+#	scripts/test-env.sh go test -race ./...
+#
+# a memcached binary in PATH and a C compiler for the race detector, installed
+# if missing; and, if Docker runs, the image to make containers of in
+# MEMCACHED_IMAGE and the settings of testcontainers-go that this machine calls
+# for. Without Docker, the tests run the same cases against local processes.
+set -eu
+
+scripts=$(dirname "$0")
+sh "$scripts/install-cc.sh"
+memcached=$(sh "$scripts/install-memcached.sh")
+PATH=$PATH:$(dirname "$memcached")
+export PATH
+
+if MEMCACHED_IMAGE=$(sh "$scripts/choose-image.sh"); then
+	export MEMCACHED_IMAGE
+	if [ "$MEMCACHED_IMAGE" = memcacheddriver-test:local ]; then
+		# No registry, so no image of testcontainers' reaper either.
+		export TESTCONTAINERS_RYUK_DISABLED=true
+	fi
+	# In a container, testcontainers expects its ports on the gateway. They are
+	# on the loopback address if the daemon runs in the same container.
+	if [ -f /.dockerenv ] && [ "$(docker info -f '{{.Name}}')" = "$(uname -n)" ]; then
+		export TESTCONTAINERS_HOST_OVERRIDE="${TESTCONTAINERS_HOST_OVERRIDE:-127.0.0.1}"
+	fi
+else
+	unset MEMCACHED_IMAGE
+fi
+
+exec "$@"
