@@ -23,6 +23,9 @@ const (
 
 	// step is how much of a value is made room for before any of it has come.
 	step = 1 << 20
+
+	// end is that of every line and data block.
+	end = "\r\n"
 )
 
 // ReplyError is an error line of the server's: ERROR, CLIENT_ERROR or
@@ -79,6 +82,16 @@ func Line(r *bufio.Reader) ([]byte, error) {
 // Data reads a data block of size bytes and its end. A value of no bytes is
 // not nil.
 func Data(r *bufio.Reader, size int) ([]byte, error) {
+	if size+len(end) <= r.Buffered() {
+		data, _ := r.Peek(size + len(end))
+		if string(data[size:]) != end {
+			return nil, ErrUnexpected
+		}
+		value := make([]byte, size)
+		copy(value, data)
+		r.Discard(size + len(end))
+		return value, nil
+	}
 	// An announcement costs a hostile server nothing: room grows with what comes.
 	value := make([]byte, min(size, step))
 	for read := 0; ; {
@@ -103,14 +116,14 @@ func SkipData(r *bufio.Reader, size int) error {
 }
 
 func dataEnd(r *bufio.Reader) error {
-	end, err := r.Peek(2)
+	data, err := r.Peek(len(end))
 	if err != nil {
 		return midReply(err)
 	}
-	if end[0] != '\r' || end[1] != '\n' {
+	if string(data) != end {
 		return ErrUnexpected
 	}
-	r.Discard(2)
+	r.Discard(len(end))
 	return nil
 }
 
@@ -130,24 +143,28 @@ type Value struct {
 // ParseValue parses "VALUE <key> <flags> <bytes> [<cas unique>]". ok is false
 // for END; everything else is an error.
 func ParseValue(line []byte) (v Value, ok bool, err error) {
-	rest, found := bytes.CutPrefix(line, []byte("VALUE "))
-	if !found {
+	const prefix = "VALUE "
+	if len(line) < len(prefix) || string(line[:len(prefix)]) != prefix {
 		if string(line) == "END" {
 			return v, false, nil
 		}
 		return v, false, LineError(line)
 	}
-	key, rest, found := bytes.Cut(rest, []byte(" "))
-	if !found || len(key) == 0 {
+	rest := line[len(prefix):]
+	key := bytes.IndexByte(rest, ' ')
+	if key <= 0 {
 		return v, false, ErrUnexpected
 	}
-	_, rest, found = bytes.Cut(rest, []byte(" "))
-	if !found {
+	v.Key, rest = rest[:key], rest[key+1:]
+	flags := bytes.IndexByte(rest, ' ')
+	if flags <= 0 {
 		return v, false, ErrUnexpected
 	}
-	size, _, _ := bytes.Cut(rest, []byte(" "))
-	v.Key = key
-	v.Size, err = parseSize(size)
+	rest = rest[flags+1:]
+	if size := bytes.IndexByte(rest, ' '); size >= 0 {
+		rest = rest[:size]
+	}
+	v.Size, err = parseSize(rest)
 	return v, err == nil, err
 }
 
