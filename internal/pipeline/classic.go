@@ -17,12 +17,13 @@ type Item struct {
 // in keys and its value. A key that is named twice may be found once.
 func Get(c *pool.Conn, keys []string, found func(i int, value []byte)) error {
 	m := matcher{keys: keys}
+	var arena protocol.Arena
 	return get(c, keys, func(x *exchange, v protocol.Value) error {
 		i, err := m.find(v.Key)
 		if err != nil {
 			return err
 		}
-		value, err := protocol.Data(x.r, v.Size)
+		value, err := protocol.Data(x.r, v.Size, &arena)
 		if err != nil {
 			return err
 		}

@@ -117,7 +117,7 @@ func Fetch(c *pool.Conn, key string) (found *Found, err error) {
 		default:
 			return protocol.ErrUnexpected
 		}
-		value, err := protocol.Data(x.r, m.Size)
+		value, err := protocol.Data(x.r, m.Size, nil)
 		found = &Found{value, m.Flags, m.CAS, m.TTL}
 		return err
 	})

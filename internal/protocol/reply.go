@@ -80,15 +80,14 @@ func Line(r *bufio.Reader) ([]byte, error) {
 }
 
 // Data reads a data block of size bytes and its end. A value of no bytes is
-// not nil.
-func Data(r *bufio.Reader, size int) ([]byte, error) {
+// not nil. A small one is made room for in the arena.
+func Data(r *bufio.Reader, size int, arena *Arena) ([]byte, error) {
 	if size+len(end) <= r.Buffered() {
 		data, _ := r.Peek(size + len(end))
 		if string(data[size:]) != end {
 			return nil, ErrUnexpected
 		}
-		value := make([]byte, size)
-		copy(value, data)
+		value := arena.copy(data[:size])
 		r.Discard(size + len(end))
 		return value, nil
 	}
@@ -105,6 +104,32 @@ func Data(r *bufio.Reader, size int) ([]byte, error) {
 		value = append(value, make([]byte, min(size-read, read))...)
 	}
 	return value, dataEnd(r)
+}
+
+// Arena makes room for the small values of one batch: making it for each would
+// cost more than all else that is done with them. A value that is kept keeps at
+// most arenaSize bytes.
+type Arena struct{ room []byte }
+
+const (
+	arenaSize  = 1024
+	arenaValue = 256 // the largest value in an arena
+)
+
+func (a *Arena) copy(data []byte) []byte {
+	n := len(data)
+	if a == nil || n == 0 || n > arenaValue { // one of no bytes must not be nil
+		value := make([]byte, n)
+		copy(value, data)
+		return value
+	}
+	if n > len(a.room) {
+		a.room = make([]byte, arenaSize)
+	}
+	value := a.room[:n:n]
+	a.room = a.room[n:]
+	copy(value, data)
+	return value
 }
 
 // SkipData reads over a data block of size bytes and its end.
