@@ -1,6 +1,3 @@
-// Package memcacheddriver is the Memcached driver of Grove KV.
-//
-// TODO package doc
 package memcacheddriver
 
 import (

@@ -3,8 +3,10 @@ package memcacheddriver
 import (
 	"crypto/tls"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,7 +28,7 @@ func parseDSN(dsn string, c *config) ([]pool.Addr, error) {
 	scheme, rest, found := strings.Cut(servers, "://")
 	if found && !strings.EqualFold(scheme, "unix") && !strings.ContainsAny(scheme, ",/") {
 		if !strings.EqualFold(scheme, "memcached") {
-			return nil, invalidDSN("the scheme in front of :// is not memcached")
+			return nil, invalidDSN("the scheme is not memcached; write memcached://host:port, or host:port alone")
 		}
 		servers = rest
 		if user, rest, ok := strings.Cut(servers, "@"); ok && !strings.HasPrefix(servers, "/") {
@@ -86,6 +88,9 @@ func parseServer(s string) (pool.Addr, error) {
 		}
 		return pool.Addr{Net: "unix", Address: path}, nil
 	}
+	if strings.Contains(s, ";") {
+		return pool.Addr{}, fmt.Errorf("there is a semicolon in it; servers are separated by commas")
+	}
 	if strings.Contains(s, "@") {
 		return pool.Addr{}, fmt.Errorf("there is an @ in it; credentials are written memcached://user:password@host, percent-encoded")
 	}
@@ -115,7 +120,7 @@ func parseServer(s string) (pool.Addr, error) {
 	if host == "" {
 		return pool.Addr{}, fmt.Errorf("the host in front of the port is missing")
 	}
-	if strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune(`/\?#&="<>`, r) }) {
+	if strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune(`/\?#&="<>[]`, r) }) {
 		return pool.Addr{}, fmt.Errorf("%q is no host name", host)
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
@@ -160,7 +165,7 @@ func parseParams(query string, c *config) error {
 	for name, v := range values {
 		set, ok := params[name]
 		if !ok {
-			return invalidDSN("unknown parameter %q", name)
+			return invalidDSN("unknown parameter %q; there are %s", name, strings.Join(slices.Sorted(maps.Keys(params)), ", "))
 		}
 		if len(v) > 1 {
 			return invalidDSN("parameter %s is given %d times", name, len(v))

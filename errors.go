@@ -22,7 +22,7 @@ var (
 	ErrNotOpen = pool.ErrClosed
 
 	// ErrAlreadyOpen means that Open was called twice without a Close.
-	ErrAlreadyOpen = errors.New("the driver is open already")
+	ErrAlreadyOpen = errors.New("the driver is open already; Close it first")
 
 	// ErrInvalidDSN means that a DSN cannot be understood; the text says which
 	// part of it. It never quotes credentials.
@@ -84,8 +84,12 @@ type OpError struct {
 	Err error
 }
 
-// shownKeys is how many keys of a batch an error text names.
-const shownKeys = 3
+// How many keys of a batch an error text names, and how much of one that is too
+// long.
+const (
+	shownKeys  = 3
+	shownBytes = 40
+)
 
 func (e *OpError) Error() string {
 	var b strings.Builder
@@ -100,6 +104,9 @@ func (e *OpError) Error() string {
 			b.WriteByte(',')
 		}
 		b.WriteByte(' ')
+		if len(key) > maxKey {
+			key = key[:shownBytes] + "…"
+		}
 		b.WriteString(strconv.Quote(key))
 	}
 	if e.Server != "" {
@@ -123,6 +130,8 @@ func opError(op, server string, err error, keys ...string) error {
 		server, err = at.Server, at.Err
 	case errors.As(err, &reply) && reply.TooLarge():
 		err = ErrValueTooLarge
+	case errors.As(err, &reply) && reply.Unauthenticated():
+		err = fmt.Errorf("%w: the server asks for a user and a password; give them by WithCredentials", ErrAuth)
 	case isOurs(err):
 		server = ""
 	}

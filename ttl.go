@@ -25,7 +25,7 @@ const NoExpiry time.Duration = -1
 // before 1.6, twemproxy).
 func (db *MemcachedDB) TTL(ctx context.Context, key string) (time.Duration, error) {
 	if s := db.session.Load(); s != nil && !s.ttlQuery {
-		return 0, kv.ErrNotSupported
+		return 0, &OpError{Op: "ttl", Keys: []string{key}, Err: fmt.Errorf("%w: open the driver with WithTTLQuery", kv.ErrNotSupported)}
 	}
 	var seconds int64
 	err := db.onServer(ctx, "ttl", key, func(s *session, c *pool.Conn) error {

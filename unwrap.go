@@ -31,7 +31,7 @@ func OpenStore(ctx context.Context, dsn string, opts ...driver.Option) (*kv.Stor
 func Unwrap(store *kv.Store) *MemcachedDB {
 	db, ok := store.Driver().(*MemcachedDB)
 	if !ok {
-		panic(fmt.Sprintf("memcacheddriver: Unwrap: the store is on driver %q (%T), not on this one", store.Driver().Name(), store.Driver()))
+		panic(fmt.Sprintf("memcacheddriver: Unwrap: the store is on driver %q (%T), not on memcacheddriver; OpenStore makes one that is", store.Driver().Name(), store.Driver()))
 	}
 	return db
 }

@@ -69,8 +69,12 @@ func get(c *pool.Conn, keys []string, value func(*exchange, protocol.Value) erro
 			}
 			x.out = append(x.out, "\r\n"...)
 			return nil
-		}, func(int) error {
-			for {
+		}, func(i int) error {
+			values := ends[i]
+			if i > 0 {
+				values -= ends[i-1]
+			}
+			for ; ; values-- {
 				line, err := protocol.Line(x.r)
 				if err != nil {
 					return err
@@ -78,6 +82,9 @@ func get(c *pool.Conn, keys []string, value func(*exchange, protocol.Value) erro
 				v, ok, err := protocol.ParseValue(line)
 				if err != nil || !ok {
 					return err
+				}
+				if values == 0 {
+					return protocol.ErrUnexpected // more than there were keys
 				}
 				if err := value(x, v); err != nil {
 					return err

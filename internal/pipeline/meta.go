@@ -5,6 +5,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
@@ -12,8 +13,9 @@ import (
 
 // SpeaksMeta reports whether the server speaks the meta protocol, which is found
 // out once per server, by asking it for nothing ("mn"). A memcached before 1.6
-// answers ERROR; twemproxy closes the connection, as a server that stops would:
-// only one that still answers to "version" has refused.
+// answers ERROR. twemproxy closes the connection, as a server that stops does:
+// only what does so again, on a connection where it has just answered to
+// "version", has refused.
 func SpeaksMeta(c *pool.Conn) (bool, error) {
 	server := c.Server()
 	switch server.Meta.Load() {
@@ -23,22 +25,34 @@ func SpeaksMeta(c *pool.Conn) (bool, error) {
 		return false, nil
 	}
 	err := noop(c)
-	var reply *protocol.ReplyError
-	if errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &reply) {
+	if closed(err) {
 		if _, err := Version(c); err != nil {
 			return false, err
 		}
+		err = noop(c)
+	}
+	var reply *protocol.ReplyError
+	switch {
+	case err == nil:
+		server.Meta.Store(pool.MetaSpoken)
+		return true, nil
+	case closed(err), errors.As(err, &reply) && !reply.InStep():
 		server.Meta.Store(pool.MetaRefused)
 		return false, nil
 	}
-	if err != nil {
-		return false, err
-	}
-	server.Meta.Store(pool.MetaSpoken)
-	return true, nil
+	return false, err
 }
 
+// closed reports whether the server ended the connection.
+func closed(err error) bool {
+	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// noop sends "mn". That the server closes the connection is an answer, not a
+// failure of its.
 func noop(c *pool.Conn) error {
+	c.MayClose = true
+	defer func() { c.MayClose = false }()
 	return metaRun(c, 1, func(x *exchange, _ int) error {
 		x.out = append(x.out, "mn\r\n"...)
 		return nil

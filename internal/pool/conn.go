@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
@@ -35,6 +36,10 @@ const (
 // request begins and keeps it until its lane ends (a native one: until the
 // reply is complete). One goroutine uses it at a time.
 type Conn struct {
+	// MayClose means that the server may answer by closing the connection: that
+	// counts as no failure of its.
+	MayClose bool
+
 	lane   *Lane // nil: the native client's
 	server *Server
 	sock   atomic.Pointer[socket] // written by the user, read by Lane.abort
@@ -219,7 +224,12 @@ func (c *Conn) fail(err error) error {
 		c.Drop()
 		return ErrClosed
 	}
+	closed := c.phase != resting && !errors.Is(err, os.ErrDeadlineExceeded)
 	err = &Error{c.server.Addr.String(), c.describe(err)}
+	if c.MayClose && closed {
+		c.Drop()
+		return err
+	}
 	probe := c.probe
 	c.probe = false
 	c.Drop()
@@ -230,17 +240,24 @@ func (c *Conn) fail(err error) error {
 // describe says what a bare I/O error means here, and what to do.
 func (c *Conn) describe(err error) error {
 	var dial *dialError
+	cfg := &c.server.pool.cfg
+	hint := ""
+	if s := c.sock.Load(); s != nil && !s.proven && cfg.TLS == nil {
+		hint = " (does it expect TLS?)"
+	}
 	switch {
 	case errors.As(err, &dial):
 		return err
+	case errors.Is(err, os.ErrDeadlineExceeded) && c.phase == writing:
+		c.server.timeouts.Add(1)
+		return fmt.Errorf("not written within the write timeout of %v, which WithTimeout sets: %w", cfg.WriteTimeout, os.ErrDeadlineExceeded)
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		c.server.timeouts.Add(1)
-		if c.phase == writing {
-			return fmt.Errorf("not written within the write timeout of %v: %w", c.server.pool.cfg.WriteTimeout, os.ErrDeadlineExceeded)
-		}
-		return fmt.Errorf("no complete reply within the read timeout of %v: %w", c.server.pool.cfg.ReadTimeout, os.ErrDeadlineExceeded)
+		return fmt.Errorf("no complete reply within the read timeout of %v, which WithTimeout sets%s: %w", cfg.ReadTimeout, hint, os.ErrDeadlineExceeded)
 	case errors.Is(err, io.EOF):
-		return fmt.Errorf("the server closed the connection: %w", io.ErrUnexpectedEOF)
+		return fmt.Errorf("the server closed the connection%s: %w", hint, io.ErrUnexpectedEOF)
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return fmt.Errorf("the server closed the connection%s: %w", hint, err)
 	}
 	return err
 }
@@ -272,6 +289,7 @@ func (c *Conn) settle(fit bool) {
 	}
 	c.sock.Store(nil)
 	c.phase = resting
+	s.proven = true
 	c.answered()
 	c.server.putIdle(s)
 }

@@ -6,10 +6,14 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
+	"syscall"
 	"time"
+
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
 )
 
 // ErrAuth is in the chain of a call's error when the server refused the user or
@@ -37,11 +41,18 @@ func (c *Conn) dial() (*socket, error) {
 	s.dials.Add(1)
 	sock, err := s.connect(ctx)
 	if err == nil && !s.add(sock) {
-		sock.Conn.Close()
+		sock.close()
 		err = ErrClosed
 	}
 	if err == nil {
 		return sock, nil
+	}
+	var lookup *net.DNSError
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOENT):
+		err = fmt.Errorf("%w (is memcached running there?)", err)
+	case errors.As(err, &lookup) && lookup.IsNotFound:
+		err = fmt.Errorf("%w (check the host name)", err)
 	}
 	if parent.Err() == nil && p.ctx.Err() == nil {
 		s.dialErrors.Add(1)
@@ -91,7 +102,7 @@ func (s *Server) connect(ctx context.Context) (*socket, error) {
 
 func (s *Server) tlsConfig() *tls.Config {
 	cfg := s.pool.cfg.TLS
-	if cfg.ServerName != "" || cfg.InsecureSkipVerify || s.Net == "unix" {
+	if cfg.ServerName != "" || s.Net == "unix" {
 		return cfg
 	}
 	host, _, err := net.SplitHostPort(s.Address)
@@ -105,10 +116,13 @@ func (s *Server) tlsConfig() *tls.Config {
 
 func explainTLS(err error) error {
 	var record tls.RecordHeaderError
+	var certificate *tls.CertificateVerificationError
 	switch {
+	case errors.As(err, &certificate):
+		return fmt.Errorf("%w (driver.WithTLSConfig takes RootCAs, and a ServerName)", err)
 	case errors.As(err, &record):
 		return fmt.Errorf("the server does not answer in TLS (is it a plain port?): %w", err)
-	case strings.Contains(err.Error(), "EOF") || strings.Contains(err.Error(), "connection reset"):
+	case errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET):
 		return fmt.Errorf("the server closed the connection in the handshake (is it a plain port?): %w", err)
 	}
 	return err
@@ -134,11 +148,14 @@ func (s *Server) authenticate(nc net.Conn) error {
 	if err != nil {
 		return err
 	}
-	if strings.HasPrefix(line, "VERSION ") {
+	if strings.HasPrefix(line, "VERSION") {
 		if s.openAccess.CompareAndSwap(false, true) {
 			s.pool.cfg.Warnf("memcacheddriver: server %s asks for no authentication; the credentials were not sent", s.Address)
 		}
 		return nil
+	}
+	if !strings.HasPrefix(line, "CLIENT_ERROR ") {
+		return fmt.Errorf("authentication: %w", protocol.LineError([]byte(line)))
 	}
 	secret := s.pool.cfg.User + " " + s.pool.cfg.Password
 	line, err = ask(fmt.Sprintf("set auth 0 0 %d\r\n%s\r\n", len(secret), secret))
@@ -146,7 +163,7 @@ func (s *Server) authenticate(nc net.Conn) error {
 		return err
 	}
 	if line != "STORED" {
-		return ErrAuth
+		return fmt.Errorf("%w: check the user and the password", ErrAuth)
 	}
 	return nil
 }

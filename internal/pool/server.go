@@ -158,7 +158,7 @@ func (s *Server) closeAll() {
 	s.live = map[*socket]struct{}{}
 	s.mu.Unlock()
 	for sock := range live {
-		sock.Conn.Close()
+		sock.close()
 	}
 }
 

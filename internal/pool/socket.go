@@ -25,6 +25,7 @@ type socket struct {
 	plain    net.Conn // the connection below TLS
 	server   *Server
 	used     time.Time // when a reply was last waited for
+	proven   bool      // a request has come to its end on it
 	peek     *peeker   // of plain; nil where the platform has none
 }
 
@@ -67,8 +68,12 @@ func (s *socket) reset() {
 
 func (s *socket) discard() {
 	s.server.remove(s)
-	s.Conn.Close()
+	s.close()
 }
+
+// close closes the connection below TLS: a goodbye in TLS would wait behind a
+// write that hangs.
+func (s *socket) close() { s.plain.Close() }
 
 // sight is what a look at a resting socket shows.
 type sight int

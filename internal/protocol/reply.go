@@ -43,6 +43,11 @@ func (e *ReplyError) TooLarge() bool {
 	return e.InStep() && strings.Contains(e.Line, "too large")
 }
 
+// Unauthenticated reports whether the server wants credentials first.
+func (e *ReplyError) Unauthenticated() bool {
+	return strings.HasPrefix(e.Line, "CLIENT_ERROR") && strings.Contains(e.Line, "authentica")
+}
+
 // Unknown reports whether the server does not know the command.
 func (e *ReplyError) Unknown() bool { return e.Line == "ERROR" }
 
@@ -103,7 +108,10 @@ func Data(r *bufio.Reader, size int, arena *Arena) ([]byte, error) {
 		}
 		value = append(value, make([]byte, min(size-read, read))...)
 	}
-	return value, dataEnd(r)
+	if err := dataEnd(r); err != nil {
+		return nil, err
+	}
+	return value, nil
 }
 
 // Arena makes room for the small values of one batch: making it for each would
