@@ -14,7 +14,8 @@ import (
 
 // MGet returns the values of keys in their order, nil for a miss. Where a server
 // fails, it returns what the others hold together with the error, which has an
-// [OpError] for each failed server with the keys that are not known. Servers are
+// [OpError] for each failed server with the keys that are not known (a store's
+// MGet then returns the error alone). Servers are
 // asked at the same time, each in one exchange. Values of up to 256 bytes share
 // memory, 1 KB at a time: clone one that is kept for long.
 func (db *MemcachedDB) MGet(ctx context.Context, keys []string) ([][]byte, error) {

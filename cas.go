@@ -16,8 +16,8 @@ import (
 // CASOption configures one CompareAndSwap.
 type CASOption func(*swap)
 
-// CASTTL gives the swapped value a ttl of its own, as for [MemcachedDB.Set],
-// instead of what the current one has left.
+// CASTTL gives the swapped value a ttl of its own, kept as by [MemcachedDB.Set]
+// (0: no expiry), instead of what the current one has left.
 func CASTTL(ttl time.Duration) CASOption {
 	return func(s *swap) { s.ttl = &ttl }
 }

@@ -39,11 +39,11 @@ func New() *MemcachedDB { return &MemcachedDB{} }
 // the check. ctx is not used.
 //
 // The DSN is a comma-separated list of servers, with parameters at its end if
-// wanted; the README has its grammar. Keys are spread over the servers as plain
-// gomemcache clients with the same list do.
+// wanted; the package documentation has its grammar. Keys are spread over the
+// servers as plain gomemcache clients with the same list do.
 //
 // It returns [ErrInvalidDSN], [ErrInvalidOption] or [ErrAlreadyOpen].
-func (db *MemcachedDB) Open(_ context.Context, dsn string, opts ...driver.Option) error {
+func (db *MemcachedDB) Open(ctx context.Context, dsn string, opts ...driver.Option) error {
 	db.opening.Lock()
 	defer db.opening.Unlock()
 	if db.session.Load() != nil {
@@ -213,8 +213,9 @@ func (s *session) failure(op, key string, err error) error {
 	return opError(op, s.pool.Pick(key).String(), err, key)
 }
 
-// Get returns the value of key. A key that is not there is [kv.ErrNotFound]
-// itself. A value of no bytes is not nil.
+// Get returns the value of key, which is the caller's to keep and change. A key
+// that is not there is [kv.ErrNotFound] itself. A value of no bytes is not nil.
+// Get ends with ctx, at the latest after the dial, write and read timeouts.
 func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
 	var item *memcache.Item
 	err := db.single(ctx, "get", key, func(c *memcache.Client) (err error) {
@@ -241,8 +242,9 @@ func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
 // A ttl under a second is exact to a few milliseconds where the server speaks
 // the meta protocol (memcached 1.6): the driver removes the value itself when
 // its time is over, unless it has been replaced. If the driver is closed before,
-// or cannot reach the server, the server does so after at most 2 s. Elsewhere it
-// is rounded up to a second.
+// or cannot reach the server, the server does so after at most 2 s. A longer life
+// that another client gives it by touch does not count. Elsewhere it is rounded
+// up to a second.
 //
 // value is the caller's again when Set returns. A Set that was cut off by ctx or
 // by a failure may or may not have happened.
@@ -301,7 +303,8 @@ func (db *MemcachedDB) delete(ctx context.Context, key string) (int64, error) {
 // It uses the driver's connections, timeouts, TLS, authentication and health,
 // but knows no context: where one matters use [MemcachedDB.Do]. It is safe for
 // concurrent use and works until Close. Its Timeout and MaxIdleConns have no
-// effect; the driver's options have. Before Open, every call of it fails with
+// effect; the driver's options have. Its errors are gomemcache's: a miss is
+// [memcache.ErrCacheMiss]. Before Open, every call of it fails with
 // [ErrNotOpen].
 func (db *MemcachedDB) Client() *memcache.Client {
 	s := db.session.Load()
@@ -318,7 +321,8 @@ func (notOpen) PickServer(string) (net.Addr, error) { return nil, ErrNotOpen }
 func (notOpen) Each(func(net.Addr) error) error     { return ErrNotOpen }
 
 // Ping asks every server for its version, all at once, and returns an error
-// that names each one that did not answer.
+// that names each one that did not answer. It counts for and against a server's
+// health as any call does, and ends with ctx.
 func (db *MemcachedDB) Ping(ctx context.Context) error {
 	s, err := db.use("ping")
 	if err != nil {

@@ -17,8 +17,8 @@ import (
 // kv.ErrNotFound, a lost race in CompareAndSwap kv.ErrConflict, and the end
 // of a call's context [context.Canceled] or [context.DeadlineExceeded].
 var (
-	// ErrNotOpen means that Open has not been called, or Close has. It is also
-	// what a call gets that was in flight when Close was called.
+	// ErrNotOpen means that Open has not been called yet, or Close has. A call that
+	// is in flight when Close is called gets it too.
 	ErrNotOpen = pool.ErrClosed
 
 	// ErrAlreadyOpen means that Open was called twice without a Close.
@@ -34,7 +34,8 @@ var (
 
 	// ErrInvalidKey means that a key is longer than 250 bytes, or has a space or a
 	// control character in it (protocol.txt, "Keys"). Nothing was sent. It is
-	// gomemcache's [memcache.ErrMalformedKey] as well.
+	// gomemcache's [memcache.ErrMalformedKey] as well. An empty key is
+	// kv.ErrKeyEmpty.
 	ErrInvalidKey error = invalidKey{}
 
 	// ErrValueTooLarge means that the server refused a value for its size: 1 MB,
@@ -47,8 +48,8 @@ var (
 	// failure is in the chain. See [WithServerFailureLimit].
 	ErrServerDown = pool.ErrServerDown
 
-	// ErrAuth means that the server refused the user or the password. See
-	// [WithCredentials].
+	// ErrAuth means that the server refused the user or the password, or asks for
+	// them and was given none. See [WithCredentials].
 	ErrAuth = pool.ErrAuth
 
 	// ErrProtocol means that the server's answer is not memcached's protocol:
@@ -65,9 +66,10 @@ func (invalidKey) Error() string {
 func (invalidKey) Is(target error) bool { return target == memcache.ErrMalformedKey }
 
 // OpError says which call failed, at which server and for which keys. It is what
-// every error of the driver is, misses apart; ask for it by [errors.As]. The
-// error of a batch holds one for each server that failed and each kind of
-// refusal.
+// every failure of the driver's own calls is; a miss is kv.ErrNotFound itself,
+// and errors inside Do and of Client are gomemcache's. Ask for it by
+// [errors.As]. The error of a batch holds one for each server that failed and
+// each kind of refusal.
 type OpError struct {
 	// Op is the call: "get", "set", "mset", "cas" …
 	Op string
@@ -91,6 +93,7 @@ const (
 	shownBytes = 40
 )
 
+// Error returns the failure in one line, with the first keys.
 func (e *OpError) Error() string {
 	var b strings.Builder
 	b.WriteString("memcacheddriver: ")

@@ -20,6 +20,7 @@ type ServerStats struct {
 	// Addr is the address as the DSN has it, with its port.
 	Addr string
 
+	// State is up, down or probing; see [WithServerFailureLimit].
 	State ServerState
 
 	// Idle and InUse count open connections: resting in the pool, and held by a

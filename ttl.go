@@ -51,8 +51,8 @@ func (db *MemcachedDB) TTL(ctx context.Context, key string) (time.Duration, erro
 	return time.Duration(seconds) * time.Second, nil
 }
 
-// Expire gives key a new ttl, as for [MemcachedDB.Set]: 0 is no expiry, a
-// negative one removes it. A key that is not there is [kv.ErrNotFound] itself.
+// Expire gives key a new ttl, kept as by [MemcachedDB.Set]: 0 is no expiry, a
+// negative one removes it, one under a second is exact. A key that is not there is [kv.ErrNotFound] itself.
 // One that was cut off may or may not have happened.
 func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration) error {
 	if isSubsecond(ttl) {

@@ -27,7 +27,7 @@ func OpenStore(ctx context.Context, dsn string, opts ...driver.Option) (*kv.Stor
 }
 
 // Unwrap returns the driver of a store, for CompareAndSwap, Do and Stats. It
-// panics if the store is on another driver.
+// panics if the store is on another driver, one that wraps this included.
 func Unwrap(store *kv.Store) *MemcachedDB {
 	db, ok := store.Driver().(*MemcachedDB)
 	if !ok {

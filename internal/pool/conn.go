@@ -213,9 +213,7 @@ func (c *Conn) keepAborted(s *socket) {
 // fail ends the request with err: it closes the socket, and blames whom there
 // is to blame, the caller, Close or the server.
 func (c *Conn) fail(err error) error {
-	// A drip of bytes ends by the deadline of the context a moment before the
-	// abort that it also causes: the context decides, not the abort.
-	if c.lane != nil && c.lane.ctx.Err() != nil {
+	if c.lane != nil && over(c.lane.ctx) {
 		c.server.cancelled.Add(1)
 		c.Drop()
 		return &contextError{c.lane.ctx}

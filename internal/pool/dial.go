@@ -54,7 +54,7 @@ func (c *Conn) dial() (*socket, error) {
 	case errors.As(err, &lookup) && lookup.IsNotFound:
 		err = fmt.Errorf("%w (check the host name)", err)
 	}
-	if parent.Err() == nil && p.ctx.Err() == nil {
+	if !over(parent) && p.ctx.Err() == nil {
 		s.dialErrors.Add(1)
 		if ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
 			s.timeouts.Add(1)

@@ -127,6 +127,15 @@ func (l *Lane) end(whole bool) bool {
 	return whole
 }
 
+// over reports whether ctx has ended. Its deadline passes a moment before it
+// says so, and the network knows the deadline.
+func over(ctx context.Context) bool {
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		<-ctx.Done()
+	}
+	return ctx.Err() != nil
+}
+
 // contextError says why a context ended: it is both its Err and its Cause.
 type contextError struct{ ctx context.Context }
 

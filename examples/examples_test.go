@@ -1,0 +1,61 @@
+// Package examples_test runs the examples as their readers do.
+package examples_test
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
+)
+
+func TestMain(m *testing.M) { os.Exit(memcachedtest.Run(m)) }
+
+func TestExamplesRun(t *testing.T) {
+	t.Parallel()
+	for example, says := range map[string][]string{
+		"quickstart": {
+			"connected to memcached",
+			"get     {User:Ada Cart:1}",
+			"a key that is not there: kv: key not found",
+			"worker 2 has not: kv: version conflict",
+			"mget    100 keys",
+			"12 squared is 144",
+			"0 of 2 are left",
+		},
+		"counter": {"the counter is 800;"},
+		"native": {
+			"page-views is 42",
+			"by the store it is 42 too",
+			`"first\nsecond\nthird\n"`,
+		},
+	} {
+		t.Run(example, func(t *testing.T) {
+			t.Parallel()
+			out, err := goRun(t, example, memcachedtest.Addr(t))
+			assert.NoError(t, err, out)
+			for _, line := range says {
+				assert.Contains(t, out, line)
+			}
+		})
+	}
+}
+
+func TestQuickstartWithoutServer(t *testing.T) {
+	t.Parallel()
+	out, err := goRun(t, "quickstart", "127.0.0.1:1")
+	assert.Error(t, err)
+	assert.Contains(t, out, "connection refused")
+	assert.Contains(t, out, "MEMCACHED_ADDR")
+	assert.NotContains(t, out, "goroutine", "a message, not a panic")
+}
+
+func goRun(t *testing.T, example, memcached string) (output string, err error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "run", "./"+example)
+	cmd.Env = append(os.Environ(), "MEMCACHED_ADDR="+memcached)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}

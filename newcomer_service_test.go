@@ -1,0 +1,162 @@
+package memcacheddriver
+
+import (
+	"crypto/tls"
+	"encoding/pem"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
+)
+
+// TestFreshService builds and runs a service in a module of its own, outside this
+// repository, whose code is the README's.
+func TestFreshService(t *testing.T) {
+	t.Parallel()
+	module, err := os.Getwd()
+	require.NoError(t, err)
+	sums, err := os.ReadFile("go.sum")
+	require.NoError(t, err)
+	certificate, tlsAddr := startTLS(t)
+	var three []string
+	for range 3 {
+		three = append(three, memcachedtest.Start(t).Addr())
+	}
+
+	dir := t.TempDir()
+	for name, content := range map[string]string{
+		"go.mod": "module example.com/service\n\ngo 1.25.7\n\n" +
+			"require github.com/xraph/grove/kv/drivers/memcacheddriver v0.0.0\n\n" +
+			"replace github.com/xraph/grove/kv/drivers/memcacheddriver => " + module + "\n",
+		"go.sum":             string(sums), // so that nothing is looked up
+		"ca.pem":             certificate,
+		"quickstart/main.go": readmeBlock(t, "Set with a TTL.", "localhost:11211", memcachedtest.Addr(t)),
+		"cache/cache.go":     readmeBlock(t, "package cache"),
+		"several/main.go": serviceMain + "func open(ctx context.Context) error {\n" +
+			readmeBlock(t, `mc3:11211",`, "mc1:11211,mc2:11211,mc3:11211", strings.Join(three, ","), "500*time.Millisecond", "time.Minute") +
+			"return use(ctx, store)\n}\n\nvar _ = codec.JSON\nvar _ = time.Now\n",
+		"secure/main.go": strings.Replace(serviceMain, "import (", `import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"github.com/xraph/grove/kv/driver"
+`, 1) + "func open(ctx context.Context) error {\n" +
+			readmeBlock(t, "ca.pem", "cache.example.com:11211", tlsAddr) +
+			"return use(ctx, store)\n}\n\nvar _ = codec.JSON\nvar _ = time.Now\n",
+		"byname/main.go": strings.Replace(serviceMain, "import (", `import (
+	"example.com/service/cache"
+`, 1) + `func open(ctx context.Context) error {
+	store, err := cache.Open(ctx, cache.Config{
+		Driver: "memcached",
+		DSN:    "` + three[0] + `?timeout=2s&max_idle_conns=4",
+	})
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	return use(ctx, store)
+}
+
+var _ = codec.JSON
+var _ = time.Now
+var _ = memcacheddriver.New
+`,
+	} {
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o700))
+		require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
+	}
+	run := func(name string, args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), name, args...)
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "GOFLAGS=-mod=mod", "GOWORK=off", "MEMCACHED_PASSWORD=none")
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s %s: %s", name, args, out)
+		return string(out)
+	}
+
+	run("go", "build", "-o", "bin/", "./...")
+	assert.Equal(t, "{User:Ada Cart:1}\ngot the lock: true\nupdated the session: true\n", run("bin/quickstart"))
+	for _, program := range []string{"several", "secure", "byname"} {
+		assert.Equal(t, "20 of 20\n", run("bin/"+program), program)
+	}
+}
+
+// serviceMain is what the README's snippets need around them.
+const serviceMain = `package main
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/xraph/grove/kv"
+	"github.com/xraph/grove/kv/codec"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver"
+)
+
+func main() {
+	if err := open(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func use(ctx context.Context, store *kv.Store) error {
+	if err := store.Ping(ctx); err != nil {
+		return err
+	}
+	pairs, got := map[string]any{}, map[string]any{}
+	var keys []string
+	for i := range 20 {
+		keys = append(keys, "service:"+strconv.Itoa(os.Getpid())+":"+strconv.Itoa(i))
+		pairs[keys[i]] = i
+	}
+	if err := store.MSet(ctx, pairs); err != nil {
+		return err
+	}
+	if err := store.MGet(ctx, keys, got); err != nil {
+		return err
+	}
+	fmt.Printf("%d of %d\n", len(got), len(keys))
+	return store.Delete(ctx, keys...)
+}
+
+`
+
+// readmeBlock returns the only Go block of the README that has mark in it, with
+// replacements made, each of which must be there.
+func readmeBlock(t *testing.T, mark string, oldnew ...string) string {
+	t.Helper()
+	var found []string
+	for _, b := range goBlocks(t, "README.md") {
+		if strings.Contains(b.source, mark) {
+			found = append(found, b.source)
+		}
+	}
+	require.Len(t, found, 1, "Go blocks of the README with %q", mark)
+	for i := 0; i < len(oldnew); i += 2 {
+		require.Contains(t, found[0], oldnew[i])
+	}
+	return strings.NewReplacer(oldnew...).Replace(found[0])
+}
+
+// startTLS starts a server and returns its certificate, to be trusted.
+func startTLS(t *testing.T) (certificate, addr string) {
+	t.Helper()
+	server, config := memcachedtest.StartTLS(t)
+	conn, err := tls.Dial("tcp", server.Addr(), config)
+	require.NoError(t, err)
+	defer conn.Close()
+	leaf := conn.ConnectionState().PeerCertificates[0]
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw})), server.Addr()
+}
