@@ -1,0 +1,316 @@
+package memcacheddriver
+
+import (
+	"crypto/tls"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
+)
+
+func tcp(addrs ...string) (list []pool.Addr) {
+	for _, a := range addrs {
+		list = append(list, pool.Addr{Net: "tcp", Address: a})
+	}
+	return list
+}
+
+func unix(path string) pool.Addr { return pool.Addr{Net: "unix", Address: path} }
+
+func TestDSNServers(t *testing.T) {
+	for dsn, want := range map[string][]pool.Addr{
+		"localhost:11211":                     tcp("localhost:11211"),
+		"localhost":                           tcp("localhost:11211"),
+		"mc1":                                 tcp("mc1:11211"),
+		"127.0.0.1":                           tcp("127.0.0.1:11211"),
+		"127.0.0.1:11299":                     tcp("127.0.0.1:11299"),
+		"mc1:1":                               tcp("mc1:1"),
+		"mc1:65535":                           tcp("mc1:65535"),
+		"mc1:00080":                           tcp("mc1:80"),
+		"cache.internal.example.com:11211":    tcp("cache.internal.example.com:11211"),
+		"my_cache-1:11211":                    tcp("my_cache-1:11211"),
+		"MC1:11211":                           tcp("MC1:11211"),
+		"[::1]:11299":                         tcp("[::1]:11299"),
+		"[::1]":                               tcp("[::1]:11211"),
+		"[2001:db8::1]:11211":                 tcp("[2001:db8::1]:11211"),
+		"[fe80::1%eth0]:11211":                tcp("[fe80::1%eth0]:11211"),
+		"mc1:11211,mc2:11211,mc3:11211":       tcp("mc1:11211", "mc2:11211", "mc3:11211"),
+		"mc1,mc2:11212,[::1]":                 tcp("mc1:11211", "mc2:11212", "[::1]:11211"),
+		" mc1 ,\tmc2 , mc3 ":                  tcp("mc1:11211", "mc2:11211", "mc3:11211"),
+		"mc1\n,mc2\n":                         tcp("mc1:11211", "mc2:11211"),
+		"mc1,mc2,mc1":                         tcp("mc1:11211", "mc2:11211", "mc1:11211"), // weighs double
+		"mc3,mc1,mc2":                         tcp("mc3:11211", "mc1:11211", "mc2:11211"), // the order is the mapping
+		"memcached://mc1":                     tcp("mc1:11211"),
+		"memcached://mc1:11212,mc2":           tcp("mc1:11212", "mc2:11211"),
+		"MEMCACHED://mc1":                     tcp("mc1:11211"),
+		" memcached://mc1 ":                   tcp("mc1:11211"),
+		"/var/run/memcached.sock":             {unix("/var/run/memcached.sock")},
+		"unix:///var/run/memcached.sock":      {unix("/var/run/memcached.sock")},
+		"memcached:///var/run/memcached.sock": {unix("/var/run/memcached.sock")},
+		"memcached://unix:///run/m":           {unix("/run/m")},
+		"/run/user@host/m.sock":               {unix("/run/user@host/m.sock")},
+		"/run/a,/run/b":                       {unix("/run/a"), unix("/run/b")},
+		"unix:///run/a, mc1":                  {unix("/run/a"), {Net: "tcp", Address: "mc1:11211"}},
+		"mc1,unix:///run/a":                   {{Net: "tcp", Address: "mc1:11211"}, unix("/run/a")},
+		"mc1,/run/a?timeout=1s":               {{Net: "tcp", Address: "mc1:11211"}, unix("/run/a")},
+		"/run/a b":                            {unix("/run/a b")},
+		"mc1?":                                tcp("mc1:11211"),
+	} {
+		c := defaultConfig()
+		got, err := parseDSN(dsn, &c)
+		if assert.NoError(t, err, dsn) {
+			assert.Equal(t, want, got, dsn)
+			if !strings.Contains(dsn, "timeout") {
+				assert.Equal(t, defaultConfig(), c, dsn)
+			}
+		}
+	}
+}
+
+func TestDSNParameters(t *testing.T) {
+	for query, want := range map[string]func(c *config){
+		"timeout=2s":                 func(c *config) { c.readTimeout, c.writeTimeout = 2*time.Second, 2*time.Second },
+		"timeout=1500ms":             func(c *config) { c.readTimeout, c.writeTimeout = 1500*time.Millisecond, 1500*time.Millisecond },
+		"dial_timeout=2s":            func(c *config) { c.dialTimeout = 2 * time.Second },
+		"read_timeout=2s":            func(c *config) { c.readTimeout = 2 * time.Second },
+		"write_timeout=2s":           func(c *config) { c.writeTimeout = 2 * time.Second },
+		"timeout=2s&read_timeout=1s": func(c *config) { c.readTimeout, c.writeTimeout = time.Second, 2*time.Second },
+		"read_timeout=1s&timeout=2s": func(c *config) { c.readTimeout, c.writeTimeout = time.Second, 2*time.Second },
+		"timeout=0":                  func(c *config) {},
+		"timeout=0s&dial_timeout=0":  func(c *config) {},
+		"max_idle_conns=64":          func(c *config) { c.maxIdleConns = 64 },
+		"max_idle_conns=0":           func(c *config) {},
+		"pool_size=3":                func(c *config) { c.maxIdleConns = 3 },
+		"conn_max_idle_time=5m":      func(c *config) { c.connMaxIdleTime = 5 * time.Minute },
+		"server_failure_limit=9":     func(c *config) { c.failureLimit = 9 },
+		"server_failure_limit=0":     func(c *config) { c.failureLimit = 0 }, // off
+		"server_retry_timeout=10s":   func(c *config) { c.retryTimeout = 10 * time.Second },
+		"ttl_query=true":             func(c *config) { c.ttlQuery = true },
+		"ttl_query=1":                func(c *config) { c.ttlQuery = true },
+		"ttl_query=false":            func(c *config) {},
+		"tls=true":                   func(c *config) { c.tls = &tls.Config{} },
+		"tls=false":                  func(c *config) {},
+		"timeout=2%73":               func(c *config) { c.readTimeout, c.writeTimeout = 2*time.Second, 2*time.Second },
+		"":                           func(c *config) {},
+		"timeout=2s&dial_timeout=3s&max_idle_conns=64&conn_max_idle_time=1m&server_failure_limit=5&server_retry_timeout=7s&ttl_query=true": func(c *config) {
+			c.readTimeout, c.writeTimeout, c.dialTimeout = 2*time.Second, 2*time.Second, 3*time.Second
+			c.maxIdleConns, c.connMaxIdleTime = 64, time.Minute
+			c.failureLimit, c.retryTimeout, c.ttlQuery = 5, 7*time.Second, true
+		},
+	} {
+		c := defaultConfig()
+		_, err := parseDSN("mc1?"+query, &c)
+		expected := defaultConfig()
+		want(&expected)
+		if assert.NoError(t, err, query) {
+			assert.Equal(t, expected, c, query)
+		}
+	}
+}
+
+// Every parameter is one of the table above: whoever adds one adds its test.
+func TestDSNParametersAreAllTested(t *testing.T) {
+	var names []string
+	for name := range params {
+		names = append(names, name)
+	}
+	assert.ElementsMatch(t, []string{
+		"timeout", "dial_timeout", "read_timeout", "write_timeout", "max_idle_conns", "pool_size", "conn_max_idle_time",
+		"server_failure_limit", "server_retry_timeout", "tls", "ttl_query",
+	}, names)
+}
+
+func TestDSNCredentials(t *testing.T) {
+	for dsn, want := range map[string][2]string{
+		"memcached://ann:pw@mc1":                   {"ann", "pw"},
+		"memcached://ann:pw@mc1:11212,mc2":         {"ann", "pw"},
+		"memcached://ann:pw@[::1]":                 {"ann", "pw"},
+		"memcached://ann:@mc1":                     {"ann", ""},
+		"memcached://ann:p%40%3A%2F%3F%25@mc1":     {"ann", "p@:/?%"},
+		"memcached://a%3Ann:pw@mc1":                {"a:nn", "pw"},
+		"memcached://ann:a:b@mc1":                  {"ann", "a:b"},
+		"memcached://ann:pw+d@mc1":                 {"ann", "pw+d"},
+		"memcached://ann:p/#[],; w://d@mc1":        {"ann", "p/#[],; w://d"}, // only @, ? and % need an escape
+		"memcached://ann:pw@/run/m":                {"ann", "pw"},
+		"memcached://ann:pw@mc1?max_idle_conns=64": {"ann", "pw"},
+		"memcached:///run/a:b@c":                   {"", ""}, // a path
+		"mc1":                                      {"", ""},
+	} {
+		c := defaultConfig()
+		addrs, err := parseDSN(dsn, &c)
+		if assert.NoError(t, err, dsn) {
+			assert.Equal(t, want, [2]string{c.user, c.password}, dsn)
+			for _, a := range addrs {
+				assert.True(t, a.Net == "unix" || !strings.Contains(a.Address, "@"), "%s: the address is %s", dsn, a)
+			}
+		}
+	}
+}
+
+// Each mistake is told by the part that it is in; none is passed over.
+func TestInvalidDSN(t *testing.T) {
+	for _, c := range []struct{ dsn, says string }{
+		{"", "no server"},
+		{"  ", "no server"},
+		{"memcached://", "no server"},
+		{"?timeout=2s", "no server"},
+		{"memcached://?timeout=2s", "no server"},
+		{"memcached://ann:pw@", "no server"},
+
+		{",", "server 1"},
+		{"mc1,", "server 2"},
+		{",mc1", "server 1"},
+		{"mc1,,mc3", "server 2"},
+		{"mc1, ,mc3", "server 2"},
+
+		{"mc1:", "port"},
+		{"mc1:0", "port"},
+		{"mc1:-1", "port"},
+		{"mc1:+11211", "port"},
+		{"mc1:65536", "port"},
+		{"mc1:99999999999999999999", "port"},
+		{"mc1:http", "port"},
+		{"mc1:11 211", "port"},
+		{"mc1,mc2:x", "server 2"},
+		{"[::1]:", "port"},
+		{"[::1]:x", "port"},
+		{":11211", "host"},
+		{"mc1,:11211", "server 2"},
+
+		{"::1", "[::1]"},
+		{"::1:11211", "[::1]:11211"},
+		{"mc1:11211:11211", "colon"},
+		{"[::1", "]"},
+		{"[]", "IPv6"},
+		{"[]:11211", "IPv6"},
+		{"[mc1]:11211", "IPv6"},
+		{"[127.0.0.1]:11211", "IPv6"},
+		{"[::1]11211", "[::1]"},
+		{"[::1]]:1", "[::1]"},
+		{"::1]:11211", "IPv6"},
+
+		{"mc 1", "host name"},
+		{"mc1 mc2", "host name"},
+		{"mc1;mc2", "commas"},
+		{"mc1]", "host name"},
+		{"mc[1]", "host name"},
+		{"mc1/", "host name"},
+		{"mc1/0", "host name"},
+		{"mc1#a", "host name"},
+		{"mc1&timeout=2s", "host name"},
+		{"timeout=2s", "host name"},
+		{"mc1\x00", "host name"},
+
+		{"redis://mc1", "scheme"},
+		{"http://mc1", "scheme"},
+		{"tcp://mc1", "scheme"},
+		{"://mc1", "scheme"},
+		{"mc1,redis://mc2", "server 2"},
+		{"memcached:mc1", "port"},
+		{"memcached:/mc1", "port"},
+		{"memcached://memcached://mc1", ""},
+		{"unix://", "path"},
+		{"unix:///", "path"},
+		{"unix://run/m", "path"},
+		{"/", "path"},
+
+		{"ann:pw@mc1", "memcached://"},
+		{"memcached://ann@mc1", "user:password"},
+		{"memcached://:pw@mc1", "user:password"},
+		{"memcached://@mc1", "user:password"},
+		{"memcached://ann:%zz@mc1", "user:password"},
+		{"memcached://%zz:pw@mc1", "user:password"},
+		{"memcached://ann:p@w@mc1", "server 1"},
+		{"memcached://ann:p?w@mc1", "?"},
+		{"mc1,ann:pw@mc2", "server 2"},
+
+		{"mc1?timout=2s", "timout"},
+		{"mc1?Timeout=2s", "Timeout"},
+		{"mc1?x", "x"},
+		{"mc1?=1", ""},
+		{"mc1?timeout", "timeout"},
+		{"mc1?timeout=", "timeout"},
+		{"mc1?timeout=2", "timeout"},
+		{"mc1?timeout=2x", "timeout"},
+		{"mc1?timeout=-2s", "timeout"},
+		{"mc1?timeout=1s&timeout=2s", "timeout"},
+		{"mc1?timeout=2s?x", "timeout"},
+		{"mc1?dial_timeout=soon", "dial_timeout"},
+		{"mc1?read_timeout=-1ms", "read_timeout"},
+		{"mc1?write_timeout=1", "write_timeout"},
+		{"mc1?max_idle_conns=-1", "max_idle_conns"},
+		{"mc1?max_idle_conns=many", "max_idle_conns"},
+		{"mc1?max_idle_conns=1.5", "max_idle_conns"},
+		{"mc1?max_idle_conns=99999999999999999999", "max_idle_conns"},
+		{"mc1?pool_size=", "pool_size"},
+		{"mc1?pool_size=1&max_idle_conns=1", "pool_size"},
+		{"mc1?conn_max_idle_time=-1s", "conn_max_idle_time"},
+		{"mc1?server_failure_limit=-1", "server_failure_limit"},
+		{"mc1?server_failure_limit=x", "server_failure_limit"},
+		{"mc1?server_retry_timeout=1", "server_retry_timeout"},
+		{"mc1?tls=maybe", "tls"},
+		{"mc1?ttl_query=yes", "ttl_query"},
+		{"mc1?timeout=%zz", "parameter"},
+		{"mc1?timeout=2s;tls=true", "parameter"},
+	} {
+		err := New().Open(t.Context(), c.dsn)
+		if !assert.ErrorIs(t, err, ErrInvalidDSN, "%q is taken", c.dsn) {
+			continue
+		}
+		// What it says is about the DSN, not what stands in front of every error.
+		_, text, found := strings.Cut(err.Error(), ErrInvalidDSN.Error()+": ")
+		require.True(t, found, err.Error())
+		assert.Contains(t, text, c.says, "%q", c.dsn)
+		assert.NotContains(t, text, "\n")
+	}
+}
+
+// A password is quoted by no error, wherever the mistake is.
+func TestNoDSNErrorHasASecret(t *testing.T) {
+	const secret = "hunter2"
+	for _, dsn := range []string{
+		"ann:hunter2@mc1",
+		"ann:hunter2@mc1:x",
+		"hunter2@mc1",
+		"memcached://hunter2@mc1",
+		"memcached://ann:hunter2@",
+		"memcached://ann:hunter2@mc1,",
+		"memcached://ann:hunter2@mc1:x",
+		"memcached://ann:hunter2@mc 1",
+		"memcached://ann:hunter2@redis://mc1",
+		"memcached://ann:hunter2%zz@mc1",
+		"memcached://ann:%zzhunter2@mc1",
+		"memcached://ann:pw@hunter2@mc1",
+		"memcached://ann:hunter2@pw@mc1",
+		"memcached://ann:x?hunter2@mc1",
+		"memcached://ann:hunter2?x@mc1",
+		"memcached://ann:x?hunter2=1@mc1",
+		"memcached:ann:hunter2@mc1",
+		"memcached:/ann:hunter2@mc1",
+		"redis://ann:hunter2@mc1",
+		"redis://:hunter2@mc1/0",
+		"rediss://hunter2@mc1",
+		"ann:hunter2://mc1",
+		"memcached://ann:hunter2@mc1?nonsense=1",
+		"memcached://ann:hunter2@mc1?timeout=x",
+		"memcached://ann:hunter2@mc1?%zz",
+		"memcached://ann:hunter2 @mc1:x",
+		"memcached://ann:hunter2\n@mc1:x",
+		"mc1,ann:hunter2@mc2",
+		"memcached//ann:hunter2@mc1",
+		"memcached://ann:hunter2#mc1",
+		"memcached://ann:hunter2%40mc1",
+		"mc1?password=hunter2",
+		"mc1?user=ann&password=hunter2&timeout=x",
+		"mc1?password=hunter2%zz",
+	} {
+		err := New().Open(t.Context(), dsn)
+		if assert.ErrorIs(t, err, ErrInvalidDSN, "%q is taken", dsn) {
+			assert.NotContains(t, err.Error(), secret, "%q", dsn)
+		}
+	}
+}

@@ -1,0 +1,226 @@
+package memcacheddriver
+
+import (
+	"bytes"
+	"errors"
+	"math"
+	"net"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bradfitz/gomemcache/memcache"
+
+	"github.com/xraph/grove/kv"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
+)
+
+func FuzzDSN(f *testing.F) {
+	for _, dsn := range []string{
+		"", "localhost", "mc1:11211,mc2:11211,mc3:11211", " mc1 , [::1] ,/run/m, unix:///run/m", "memcached://ann:p%40w@mc1?timeout=2s&tls=true",
+		"mc1?timeout=2s&dial_timeout=1s&read_timeout=1s&write_timeout=1s&max_idle_conns=64&conn_max_idle_time=5m&server_failure_limit=3&server_retry_timeout=1s&ttl_query=1",
+		"mc1:0", "mc1:65536", "[::1", "::1", ",", "mc1,,mc2", "redis://mc1", "?", "unix://", "[fe80::1%eth0]:1", "mc1?timeout=-1s", "mc1?timeout=9999999h",
+		"memcached://a:b@", "memcached://@/", "memcached://:@mc1", "mc1\x00", "mc1?x=%zz", "mc1:١", "\u00a0mc1",
+	} {
+		f.Add(dsn)
+	}
+	f.Fuzz(func(t *testing.T, dsn string) {
+		c := defaultConfig()
+		addrs, err := parseDSN(dsn, &c)
+		if err != nil {
+			if !errors.Is(err, ErrInvalidDSN) {
+				t.Fatalf("%q: %v is not ErrInvalidDSN", dsn, err)
+			}
+			return
+		}
+		if len(addrs) == 0 {
+			t.Fatalf("%q is no server and no error", dsn)
+		}
+		for _, a := range addrs {
+			switch a.Net {
+			case "unix":
+				if !strings.HasPrefix(a.Address, "/") || len(a.Address) < 2 {
+					t.Fatalf("%q: %q is no path", dsn, a.Address)
+				}
+			case "tcp":
+				host, port, err := net.SplitHostPort(a.Address)
+				n, err2 := strconv.Atoi(port)
+				if err != nil || err2 != nil || host == "" || n < 1 || n > 65535 {
+					t.Fatalf("%q: %q cannot be dialled", dsn, a.Address)
+				}
+				if strings.ContainsAny(host, " \t\r\n,/?@") {
+					t.Fatalf("%q: the host is %q", dsn, host)
+				}
+			default:
+				t.Fatalf("%q: network %q", dsn, a.Net)
+			}
+		}
+		if c.dialTimeout <= 0 || c.readTimeout <= 0 || c.writeTimeout <= 0 || c.maxIdleConns <= 0 || c.connMaxIdleTime < 0 || c.failureLimit < 0 || c.retryTimeout <= 0 {
+			t.Fatalf("%q: a setting makes no sense: %+v", dsn, c)
+		}
+		if (c.user == "") && c.password != "" {
+			t.Fatalf("%q: a password without a user", dsn)
+		}
+
+		// What was understood, written down, is understood the same.
+		var again []string
+		for _, a := range addrs {
+			again = append(again, a.Address)
+		}
+		if strings.Contains(strings.Join(again, ""), ",") || strings.Contains(strings.Join(again, ""), "?") {
+			return // in a path
+		}
+		c2 := defaultConfig()
+		addrs2, err := parseDSN("memcached://"+strings.Join(again, ","), &c2)
+		if err != nil {
+			if strings.Contains(strings.Join(again, ""), "@") || strings.Contains(strings.Join(again, ""), " ") {
+				return // in a path
+			}
+			t.Fatalf("%q: %q is not understood again: %v", dsn, again, err)
+		}
+		for i := range addrs {
+			if i >= len(addrs2) || strings.TrimSpace(addrs[i].Address) != addrs2[i].Address {
+				t.Fatalf("%q: %q became %q", dsn, addrs, addrs2)
+			}
+		}
+	})
+}
+
+// A key is valid if gomemcache takes it, too, and it is one word on the wire.
+func FuzzKey(f *testing.F) {
+	for _, key := range []string{
+		"", "k", "a b", "a\r\nb", "a\x00", "a\x7f", "a\tb", "é", "\xff", "\u0085", "\u00a0", "\u2028",
+		strings.Repeat("k", 250), strings.Repeat("k", 251), strings.Repeat("é", 125), strings.Repeat("é", 126),
+	} {
+		f.Add(key)
+	}
+	client := memcache.NewFromSelector(notOpen{})
+	f.Fuzz(func(t *testing.T, key string) {
+		err := checkKey(key)
+		switch {
+		case key == "":
+			if err != kv.ErrKeyEmpty {
+				t.Fatalf("%v", err)
+			}
+			return
+		case err != nil && err != ErrInvalidKey:
+			t.Fatalf("%q: %v", key, err)
+		}
+		_, theirs := client.Get(key) // ErrMalformedKey, or ErrNotOpen of the selector
+		if (err == nil) != (theirs != memcache.ErrMalformedKey) {
+			t.Fatalf("%q: %v, gomemcache: %v", key, err, theirs)
+		}
+		if err == nil {
+			if strings.ContainsAny(key, " \r\n\t\v\f\x00\x7f") || len(key) > 250 {
+				t.Fatalf("%q is taken", key)
+			}
+		}
+	})
+}
+
+func FuzzExpiration(f *testing.F) {
+	const month = int64(30 * 24 * time.Hour)
+	for _, ttl := range []int64{0, 1, -1, 999_999_999, 1_000_000_000, 1_000_000_001, month - 1, month, month + 1, math.MaxInt64, math.MinInt64} {
+		for _, now := range []int64{1_800_000_000_000_000_000, 1_800_000_000_300_000_000, (math.MaxInt32 - 1) * 1_000_000_000} {
+			f.Add(ttl, now)
+		}
+	}
+	f.Fuzz(func(t *testing.T, ttl, now int64) {
+		if now < 0 || now > math.MaxInt32*int64(time.Second) {
+			return // the driver's time; memcached's end is that of int32
+		}
+		d, at := time.Duration(ttl), time.Unix(0, now)
+		got := expiration(d, at)
+		switch {
+		case ttl == 0:
+			if got != 0 {
+				t.Fatalf("no expiry became %d", got)
+			}
+			return
+		case ttl < 0:
+			if got >= 0 {
+				t.Fatalf("%v became %d: it must be expired already", d, got)
+			}
+			return
+		case got <= 0:
+			t.Fatalf("%v became %d", d, got)
+		}
+		// What the server makes of it (protocol.txt, "Expiration times").
+		var life time.Duration
+		if int64(got) <= int64(30*24*60*60) {
+			life = time.Duration(got) * time.Second
+		} else {
+			life = time.Unix(int64(got), 0).Sub(at)
+		}
+		if got == math.MaxInt32 {
+			if life-d > time.Second {
+				t.Fatalf("%v became %v", d, life)
+			}
+			return // clamped
+		}
+		if life < d || life >= d+time.Second {
+			t.Fatalf("%v at %v became %v (%d)", d, at, life, got)
+		}
+	})
+}
+
+// Whatever is stored by one call is read back by every other.
+func FuzzValueRoundTrip(f *testing.F) {
+	for _, v := range []string{"", "a", "\r\n", "END\r\n", "VALUE k 0 1\r\n", "\x00\xff", "STORED\r\n", strings.Repeat("x", 8<<10), strings.Repeat("\r\n", 5000)} {
+		f.Add([]byte(v), []byte("other"))
+		f.Add([]byte("other"), []byte(v))
+	}
+	f.Fuzz(func(t *testing.T, a, b []byte) {
+		if len(a) > 500<<10 || len(b) > 500<<10 {
+			return
+		}
+		ctx := t.Context()
+		db := New()
+		if err := db.Open(ctx, memcachedtest.Addr(t)); err != nil {
+			t.Fatal(err)
+		}
+		defer db.Close()
+		key := "fuzz-" + strconv.FormatInt(time.Now().UnixNano(), 36)
+		ka, kb := key+"-a", key+"-b"
+		defer func() { _, _ = db.Delete(ctx, ka, kb) }()
+		must := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		same := func(call string, want, got []byte) {
+			t.Helper()
+			if got == nil || !bytes.Equal(want, got) {
+				t.Fatalf("%s: %q became %q", call, want, got)
+			}
+		}
+		must(db.Set(ctx, ka, a, time.Minute))
+		must(db.MSet(ctx, map[string][]byte{kb: b, key: nil}, time.Minute))
+		got, err := db.Get(ctx, ka)
+		must(err)
+		same("Get", a, got)
+		all, err := db.MGet(ctx, []string{kb, ka, kb, key})
+		must(err)
+		same("MGet", b, all[0])
+		same("MGet", a, all[1])
+		same("MGet", b, all[2])
+		same("MGet", nil, all[3])
+		must(db.CompareAndSwap(ctx, ka, func(current []byte) ([]byte, error) {
+			same("CompareAndSwap", a, current)
+			return b, nil
+		}))
+		got, err = db.Get(ctx, ka)
+		must(err)
+		same("Get of what was swapped", b, got)
+		item, err := db.Client().Get(kb)
+		must(err)
+		same("the client's Get", b, item.Value)
+		n, err := db.Delete(ctx, ka, kb, key)
+		must(err)
+		if n != 3 {
+			t.Fatalf("%d deleted", n)
+		}
+	})
+}

@@ -1,0 +1,302 @@
+package protocol
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestParseValue(t *testing.T) {
+	key := strings.Repeat("k", 250)
+	for _, c := range []struct {
+		line string
+		key  string
+		size int
+	}{
+		{"VALUE k 0 0", "k", 0},
+		{"VALUE k 0 5", "k", 5},
+		{"VALUE k 4294967295 5", "k", 5},
+		{"VALUE k 0 5 18446744073709551615", "k", 5},
+		{"VALUE " + key + " 1 1073741824", key, 1 << 30},
+		{"VALUE VALUE 0 1", "VALUE", 1},
+		{"VALUE END 0 1", "END", 1},
+		{"VALUE \xc3\xa9\xff 0 1", "\xc3\xa9\xff", 1},
+	} {
+		v, ok, err := ParseValue([]byte(c.line))
+		if assert.NoError(t, err, "%q", c.line) {
+			assert.True(t, ok, "%q", c.line)
+			assert.Equal(t, c.key, string(v.Key), "%q", c.line)
+			assert.Equal(t, c.size, v.Size, "%q", c.line)
+		}
+	}
+
+	_, ok, err := ParseValue([]byte("END"))
+	assert.NoError(t, err)
+	assert.False(t, ok, "END")
+
+	for _, line := range []string{
+		"", " ", "\r", "E", "EN", "END ", "ENDE", "end", "STORED", "OK",
+		"VALUE", "VALUE ", "VALUE k", "VALUE k ", "VALUE k 0", "VALUE k 0 ", "VALUE  0 5", "value k 0 5",
+		"VALUES k 0 5", "VALUE k 0 -1", "VALUE k 0 +1", "VALUE k 0 x", "VALUE k 0 1x", "VALUE k 0 0x10", "VALUE k 0 1.5",
+		"VALUE k 0 1073741825", "VALUE k 0 4294967295", "VALUE k 0 9223372036854775807",
+		"VALUE k 0 18446744073709551615", "VALUE k 0 18446744073709551616", "VALUE k 0 18446744073709551621",
+		"VALUE k 0 184467440737095516150", "VALUE k 0 99999999999999999999999999",
+	} {
+		_, ok, err := ParseValue([]byte(line))
+		assert.ErrorIs(t, err, ErrUnexpected, "%q", line)
+		assert.False(t, ok, "%q", line)
+	}
+
+	for _, line := range []string{"ERROR", "CLIENT_ERROR bad", "SERVER_ERROR out of memory"} {
+		_, ok, err := ParseValue([]byte(line))
+		var reply *ReplyError
+		if assert.ErrorAs(t, err, &reply, line) {
+			assert.Equal(t, line, reply.Line)
+		}
+		assert.False(t, ok, line)
+	}
+}
+
+func TestParseMeta(t *testing.T) {
+	for line, want := range map[string]Meta{
+		"HD":                         {Code: "HD"},
+		"HD ":                        {Code: "HD"},
+		"EN":                         {Code: "EN"},
+		"NF":                         {Code: "NF"},
+		"NS":                         {Code: "NS"},
+		"EX":                         {Code: "EX"},
+		"MN":                         {Code: "MN"},
+		"HD t-1":                     {Code: "HD", TTL: -1},
+		"HD t0":                      {Code: "HD"},
+		"HD t3600 c7 f4294967295":    {Code: "HD", TTL: 3600, CAS: 7, Flags: 1<<32 - 1},
+		"HD  t5  c6 ":                {Code: "HD", TTL: 5, CAS: 6},
+		"HD c18446744073709551615":   {Code: "HD", CAS: 1<<64 - 1},
+		"HD W Z X kkey Oopaque b t9": {Code: "HD", TTL: 9},
+		"VA 0":                       {Code: "VA"},
+		"VA 5 t-1 c3 f2":             {Code: "VA", Size: 5, TTL: -1, CAS: 3, Flags: 2},
+		"VA 1073741824":              {Code: "VA", Size: 1 << 30},
+	} {
+		got, err := ParseMeta([]byte(line))
+		assert.NoError(t, err, "%q", line)
+		assert.Equal(t, want, got, "%q", line)
+	}
+
+	for _, line := range []string{
+		"", " ", " HD", "hd", "H", "HDD", "XX", "OK", "END", "VALUE k 0 1", "HD\tt1",
+		"VA", "VA ", "VA x", "VA -1", "VA +1", "VA t1", "VA  5", "VA 1073741825", "VA 18446744073709551616",
+		"HD t", "HD tx", "HD t99999999999999999999", "HD c", "HD c-1", "HD c18446744073709551616",
+		"HD f", "HD f4294967296", "HD f-1", "VA 1 fx",
+	} {
+		_, err := ParseMeta([]byte(line))
+		assert.ErrorIs(t, err, ErrUnexpected, "%q", line)
+	}
+
+	for _, line := range []string{"ERROR", "CLIENT_ERROR bad command line format", "SERVER_ERROR busy"} {
+		_, err := ParseMeta([]byte(line))
+		var reply *ReplyError
+		assert.ErrorAs(t, err, &reply, line)
+	}
+}
+
+func TestLineError(t *testing.T) {
+	type is struct{ inStep, tooLarge, unknown bool }
+	for line, want := range map[string]is{
+		"ERROR":                                    {unknown: true},
+		"ERROR unknown":                            {},
+		"CLIENT_ERROR":                             {},
+		"CLIENT_ERROR line too large":              {}, // out of step, whatever it says
+		"SERVER_ERROR":                             {inStep: true},
+		"SERVER_ERROR out of memory storing o":     {inStep: true},
+		"SERVER_ERROR object too large for cache":  {inStep: true, tooLarge: true},
+		"SERVER_ERROR Host is down":                {inStep: true},
+		"SERVER_ERROR VALUE k 0 1":                 {inStep: true},
+		"SERVER_ERROR object too large for cache ": {inStep: true, tooLarge: true},
+	} {
+		for _, end := range []string{"", "\r", "\n", "\r\n"} {
+			var reply *ReplyError
+			if assert.ErrorAs(t, LineError([]byte(line+end)), &reply, "%q", line+end) {
+				assert.Equal(t, line, reply.Line)
+				assert.Equal(t, want, is{reply.InStep(), reply.TooLarge(), reply.Unknown()}, "%q", line)
+				assert.Contains(t, reply.Error(), line)
+			}
+		}
+	}
+	for _, line := range []string{
+		"", "\r\n", "secret", "error", "ERRORS", "ERROR:", "SERVER_ERRORS", "CLIENT_ERROR_", " ERROR", "STORED", "-ERR unknown command",
+	} {
+		err := LineError([]byte(line))
+		assert.Equal(t, ErrUnexpected, err, "%q", line)
+	}
+	assert.NotContains(t, LineError([]byte("secret")).Error(), "secret", "an unknown line may be a value")
+}
+
+func TestParseStat(t *testing.T) {
+	for line, want := range map[string][2]string{
+		"STAT time 1700000000":  {"time", "1700000000"},
+		"STAT version 1.6.18 x": {"version", "1.6.18 x"},
+		"STAT empty ":           {"empty", ""},
+	} {
+		name, value, ok := ParseStat([]byte(line))
+		assert.True(t, ok, line)
+		assert.Equal(t, want, [2]string{name, value}, line)
+	}
+	for _, line := range []string{"", "END", "STAT", "STAT ", "STAT time", "stat time 1", "ERROR"} {
+		_, _, ok := ParseStat([]byte(line))
+		assert.False(t, ok, "%q", line)
+	}
+}
+
+func TestLine(t *testing.T) {
+	long := strings.Repeat("x", maxLine-2)
+	for in, want := range map[string]string{
+		"\r\n":             "",
+		"STORED\r\nmore":   "STORED",
+		"a\rb\r\n":         "a\rb",
+		"\r\r\n":           "\r",
+		"\x00\xff\r\n":     "\x00\xff",
+		long + "\r\n":      long,
+		"x\r\n" + "\n\r\n": "x",
+	} {
+		for name, r := range readers(in) {
+			line, err := Line(r)
+			assert.NoError(t, err, "%s %.20q", name, in)
+			assert.Equal(t, want, string(line), "%s %.20q", name, in)
+		}
+	}
+	for in, want := range map[string]error{
+		"":                         io.ErrUnexpectedEOF,
+		"STORED":                   io.ErrUnexpectedEOF,
+		"STORED\r":                 io.ErrUnexpectedEOF,
+		"\n":                       ErrUnexpected,
+		"STORED\n":                 ErrUnexpected,
+		"a\nb\r\n":                 ErrUnexpected,
+		"x" + long + "\r\n":        ErrUnexpected,
+		strings.Repeat("x", 1<<20): ErrUnexpected, // no end in sight
+	} {
+		for name, r := range readers(in) {
+			_, err := Line(r)
+			assert.ErrorIs(t, err, want, "%s %.20q", name, in)
+		}
+	}
+	failed := errors.New("failed")
+	_, err := Line(bufio.NewReader(iotest.ErrReader(failed)))
+	assert.Equal(t, failed, err, "the connection's own error")
+}
+
+// readers read in from one piece and from pieces of every kind.
+func readers(in string) map[string]*bufio.Reader {
+	return map[string]*bufio.Reader{
+		"whole":         bufio.NewReaderSize(strings.NewReader(in), 4096),
+		"bytes":         bufio.NewReaderSize(iotest.OneByteReader(strings.NewReader(in)), 4096),
+		"halves":        bufio.NewReaderSize(iotest.HalfReader(strings.NewReader(in)), 4096),
+		"data with EOF": bufio.NewReaderSize(iotest.DataErrReader(strings.NewReader(in)), 4096),
+	}
+}
+
+// dataReaders leaves out what takes long on a large value.
+func dataReaders(in string) map[string]*bufio.Reader {
+	r := readers(in)
+	if len(in) > step/2 {
+		delete(r, "bytes")
+	}
+	return r
+}
+
+func TestData(t *testing.T) {
+	for _, size := range []int{0, 1, 2, arenaValue, arenaValue + 1, arenaSize, 4095, 4096, 4097, step - 1, step, step + 1, 3*step + 7} {
+		value := pattern(size)
+		in := string(value) + "\r\n" + "END\r\n"
+		for name, r := range dataReaders(in) {
+			got, err := Data(r, size, new(Arena))
+			require.NoError(t, err, "%s %d", name, size)
+			require.NotNil(t, got, "%s: an empty value is a value", name)
+			require.True(t, bytes.Equal(value, got), "%s %d: other bytes", name, size)
+			line, err := Line(r)
+			require.NoError(t, err, "%s %d", name, size)
+			require.Equal(t, "END", string(line), "%s %d: out of step", name, size)
+		}
+		for name, r := range dataReaders(in) {
+			require.NoError(t, SkipData(r, size), "%s %d", name, size)
+			line, err := Line(r)
+			require.NoError(t, err, "%s %d", name, size)
+			require.Equal(t, "END", string(line), "%s %d: out of step", name, size)
+		}
+	}
+
+	for _, c := range []struct {
+		in   string
+		size int
+		want error
+	}{
+		{"", 0, io.ErrUnexpectedEOF},
+		{"\r", 0, io.ErrUnexpectedEOF},
+		{"", 1, io.ErrUnexpectedEOF},
+		{"abc", 5, io.ErrUnexpectedEOF},
+		{"abcde", 5, io.ErrUnexpectedEOF},
+		{"abcde\r", 5, io.ErrUnexpectedEOF},
+		{"abcdef\r\n", 5, ErrUnexpected},
+		{"abcd\r\nx", 5, ErrUnexpected},
+		{"abcde\n\r", 5, ErrUnexpected},
+		{"abcdeEND\r\n", 5, ErrUnexpected},
+		{"few", maxValue, io.ErrUnexpectedEOF},
+	} {
+		for name, r := range readers(c.in) {
+			_, err := Data(r, c.size, nil)
+			assert.ErrorIs(t, err, c.want, "%s: Data(%q, %d)", name, c.in, c.size)
+		}
+		for name, r := range readers(c.in) {
+			assert.ErrorIs(t, SkipData(r, c.size), c.want, "%s: SkipData(%q, %d)", name, c.in, c.size)
+		}
+	}
+}
+
+// pattern returns size bytes among which there are line ends and replies.
+func pattern(size int) []byte {
+	const text = "END\r\nVALUE k 0 3\r\nabc\r\nSERVER_ERROR x\r\n\x00\xff"
+	return []byte(strings.Repeat(text, size/len(text)+1)[:size])
+}
+
+// TestArena: values that share memory must not show it.
+func TestArena(t *testing.T) {
+	const n = 2000
+	var in strings.Builder
+	var want [][]byte
+	for i := range n {
+		v := bytes.Repeat([]byte{byte('a' + i%26)}, i*7%(arenaValue+20))
+		want = append(want, v)
+		in.Write(v)
+		in.WriteString("\r\n")
+	}
+	r := bufio.NewReaderSize(strings.NewReader(in.String()), 32<<10)
+	var arena Arena
+	var got [][]byte
+	for i := range n {
+		v, err := Data(r, len(want[i]), &arena)
+		require.NoError(t, err)
+		require.NotNil(t, v)
+		got = append(got, v)
+	}
+	for i := range got {
+		if len(want[i]) <= arenaValue {
+			assert.LessOrEqual(t, cap(got[i]), max(len(got[i]), 8), "value %d reaches into the next one", i)
+		}
+		_ = append(got[i], "overwritten"...)
+	}
+	for i := range got {
+		require.Equal(t, string(want[i]), string(got[i]), "value %d", i)
+		for j := range got[i] {
+			got[i][j] = '!'
+		}
+		want[i] = bytes.Repeat([]byte("!"), len(want[i]))
+	}
+	for i := range got {
+		require.Equal(t, string(want[i]), string(got[i]), "value %d", i)
+	}
+}
