@@ -141,29 +141,33 @@ func (db *MemcachedDB) Delete(ctx context.Context, keys ...string) (int64, error
 func (db *MemcachedDB) Exists(ctx context.Context, keys ...string) (int64, error) {
 	var count atomic.Int64
 	err := db.batch(ctx, "exists", keys, func(c *pool.Conn, g *group) {
-		if err := g.exists(c, &count); err != nil {
+		n, err := g.exists(c)
+		if err != nil {
 			g.fail("exists", g.keys, err)
+			return
 		}
+		count.Add(n)
 	})
 	return count.Load(), err
 }
 
-func (g *group) exists(c *pool.Conn, count *atomic.Int64) error {
+func (g *group) exists(c *pool.Conn) (n int64, err error) {
 	meta, err := pipeline.SpeaksMeta(c)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if meta {
-		return pipeline.Exists(c, g.keys, func(int) { count.Add(1) })
+		err = pipeline.Exists(c, g.keys, func(int) { n++ })
+		return n, err
 	}
 	there := make(map[string]bool)
 	err = pipeline.Count(c, g.keys, func(i int) { there[g.keys[i]] = true })
 	for _, key := range g.keys {
 		if there[key] {
-			count.Add(1)
+			n++
 		}
 	}
-	return err
+	return n, err
 }
 
 // group is what a batch asks of one server, and what went wrong there.

@@ -140,8 +140,8 @@ func TestSoakCrosstalk(t *testing.T) {
 	callers.Wait()
 
 	t.Logf("%d calls done, %d cut off", done.Load(), cut.Load())
-	require.Greater(t, done.Load(), int64(1000))
-	require.Greater(t, cut.Load(), int64(1000))
+	require.Greater(t, done.Load(), int64(100))
+	require.Greater(t, cut.Load(), int64(100))
 	connRequireIdle(t, db)
 	for _, s := range db.Stats() {
 		require.Equal(t, memcacheddriver.ServerUp, s.State)

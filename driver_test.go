@@ -490,7 +490,7 @@ func TestOpenCloseAndCallsAtOnce(t *testing.T) {
 	db := memcacheddriver.New()
 	key := newKey()
 	allowed := func(err error) bool {
-		return err == nil || err == kv.ErrNotFound || err == kv.ErrNotSupported || errors.Is(err, kv.ErrConflict) ||
+		return err == nil || err == kv.ErrNotFound || errors.Is(err, kv.ErrNotSupported) || errors.Is(err, kv.ErrConflict) ||
 			errors.Is(err, memcacheddriver.ErrNotOpen)
 	}
 	var opened, served atomic.Int32

@@ -48,33 +48,25 @@ func Count(c *pool.Conn, keys []string, found func(i int)) error {
 
 // get splits keys into commands; value reads the data block behind a VALUE line.
 func get(c *pool.Conn, keys []string, value func(*exchange, protocol.Value) error) error {
-	var ends []int // where each command's keys end
+	bounds := []int{0} // of each command's keys
 	for size, i := 0, 0; i < len(keys); i++ {
 		size += len(keys[i]) + 1
 		if i == len(keys)-1 || size+len(keys[i+1]) >= getBytes {
-			ends = append(ends, i+1)
+			bounds = append(bounds, i+1)
 			size = 0
 		}
 	}
 	return do(c, func(x *exchange) error {
-		_, err := x.run(len(ends), getWindow, func(i int) error {
-			start := 0
-			if i > 0 {
-				start = ends[i-1]
-			}
+		_, err := x.run(len(bounds)-1, getWindow, func(i int) error {
 			x.out = append(x.out, "get"...)
-			for _, key := range keys[start:ends[i]] {
+			for _, key := range keys[bounds[i]:bounds[i+1]] {
 				x.out = append(x.out, ' ')
 				x.out = append(x.out, key...)
 			}
 			x.out = append(x.out, "\r\n"...)
 			return nil
 		}, func(i int) error {
-			values := ends[i]
-			if i > 0 {
-				values -= ends[i-1]
-			}
-			for ; ; values-- {
+			for values := bounds[i+1] - bounds[i]; ; values-- {
 				line, err := protocol.Line(x.r)
 				if err != nil {
 					return err
@@ -83,13 +75,12 @@ func get(c *pool.Conn, keys []string, value func(*exchange, protocol.Value) erro
 				if err != nil || !ok {
 					return err
 				}
-				if values == 0 {
-					return protocol.ErrUnexpected // more than there were keys
-				}
 				if err := value(x, v); err != nil {
 					return err
 				}
-				x.conn.Progress()
+				if values > 0 { // values without end must not go on without end
+					x.conn.Progress()
+				}
 			}
 		})
 		return err
