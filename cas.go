@@ -49,7 +49,9 @@ type swap struct {
 // meta protocol (memcached before 1.6, twemproxy) the rest of the life cannot be
 // read: there the swapped value does not expire unless CASTTL says so.
 //
-// A swap that was cut off by ctx or by a failure may or may not have happened.
+// Each of its two exchanges with the server, or three for a key that expires, has
+// write and read timeouts of its own. A swap that was cut off by ctx or by a
+// failure may or may not have happened.
 func (db *MemcachedDB) CompareAndSwap(ctx context.Context, key string, update func(current []byte) ([]byte, error), opts ...CASOption) error {
 	const op = "cas"
 	if err := checkKeys(op, key); err != nil {

@@ -231,6 +231,9 @@ func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s := db.session.Load(); s != nil && s.removerOf(s.pool.Pick(key)).expired(key, item.CasID) {
+		return nil, kv.ErrNotFound
+	}
 	return item.Value, nil
 }
 

@@ -31,3 +31,19 @@ func TestRemoverIsBounded(t *testing.T) {
 	assert.Less(t, (after.HeapAlloc-before.HeapAlloc)/maxPending, uint64(160), "bytes a key")
 	runtime.KeepAlive(keys)
 }
+
+// Two writes at once may be remembered in the other order.
+func TestRemoverKeepsTheLaterWrite(t *testing.T) {
+	due := time.Now().Add(time.Hour)
+	r := &remover{byKey: make(map[string]*pending)}
+	defer r.stop()
+	r.add("k", 6, due)
+	r.add("k", 5, due)
+	_, ok := r.due("k", 6)
+	assert.True(t, ok)
+	assert.Len(t, r.queue, 1)
+	assert.False(t, r.expired("k", 6))
+	r.add("k", 7, time.Now())
+	assert.True(t, r.expired("k", 7), "what is due is over, removed or not")
+	assert.False(t, r.expired("k", 8), "another's value")
+}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/xraph/grove/kv"
@@ -99,9 +100,11 @@ type remover struct {
 	pool   *pool.Pool
 	server *pool.Server
 
+	size atomic.Int32 // of byKey
+
 	mu      sync.Mutex
 	byKey   map[string]*pending
-	queue   queue // the next due is first
+	queue   queue // the next due is first; those being removed are not in it
 	timer   *time.Timer
 	running bool
 	closed  bool
@@ -113,7 +116,7 @@ type pending struct {
 	key   string
 	cas   uint64
 	due   time.Time
-	place int // in the queue
+	place int // in the queue; -1 while it is being removed
 }
 
 func newRemovers(p *pool.Pool) []*remover {
@@ -132,15 +135,28 @@ func (r *remover) add(key string, cas uint64, due time.Time) {
 	if r.closed {
 		return
 	}
-	if p := r.byKey[key]; p != nil {
-		p.cas, p.due = cas, due
-		heap.Fix(&r.queue, p.place)
+	if p := r.byKey[key]; p != nil && p.place >= 0 {
+		if cas > p.cas { // of two writes at once the server has kept the later
+			p.cas, p.due = cas, due
+			heap.Fix(&r.queue, p.place)
+		}
 	} else if len(r.queue) < maxPending {
 		p = &pending{key: key, cas: cas, due: due}
 		r.byKey[key] = p
+		r.size.Store(int32(len(r.byKey)))
 		heap.Push(&r.queue, p)
 	}
 	r.arm()
+}
+
+// expired reports whether the time of that value of key is over, though it may
+// not have been removed yet: a busy machine may wake a reader first.
+func (r *remover) expired(key string, cas uint64) bool {
+	if r.size.Load() == 0 {
+		return false
+	}
+	due, ok := r.due(key, cas)
+	return ok && !time.Now().Before(due)
 }
 
 // due returns when the value of key with that CAS number is to be removed; ok is
@@ -159,8 +175,18 @@ func (r *remover) forget(key string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if p := r.byKey[key]; p != nil {
-		delete(r.byKey, key)
-		heap.Remove(&r.queue, p.place)
+		if p.place >= 0 {
+			heap.Remove(&r.queue, p.place)
+		}
+		r.drop(p)
+	}
+}
+
+// drop forgets p, unless another has taken its place. It needs mu.
+func (r *remover) drop(p *pending) {
+	if r.byKey[p.key] == p {
+		delete(r.byKey, p.key)
+		r.size.Store(int32(len(r.byKey)))
 	}
 }
 
@@ -188,21 +214,26 @@ func (r *remover) run() {
 	r.done.Add(1)
 	defer r.done.Done()
 	for {
-		var batch []pipeline.Revision
-		for now := time.Now(); len(batch) < removeBatch && len(r.queue) > 0 && !r.queue[0].due.After(now); {
-			p := heap.Pop(&r.queue).(*pending)
-			delete(r.byKey, p.key)
-			batch = append(batch, pipeline.Revision{Key: p.key, CAS: p.cas})
+		var due []*pending
+		for now := time.Now(); len(due) < removeBatch && len(r.queue) > 0 && !r.queue[0].due.After(now); {
+			due = append(due, heap.Pop(&r.queue).(*pending))
 		}
-		if len(batch) == 0 {
+		if len(due) == 0 {
 			break
+		}
+		revisions := make([]pipeline.Revision, len(due))
+		for i, p := range due {
+			revisions[i] = pipeline.Revision{Key: p.key, CAS: p.cas}
 		}
 		r.mu.Unlock()
 		// Where it fails, the backstop does it.
 		_ = r.pool.Do(context.Background(), func(l *pool.Lane) error {
-			return pipeline.DeleteRevisions(l.Conn(r.server), batch)
+			return pipeline.DeleteRevisions(l.Conn(r.server), revisions)
 		})
 		r.mu.Lock()
+		for _, p := range due {
+			r.drop(p)
+		}
 	}
 	r.running = false
 	r.arm()
@@ -241,5 +272,6 @@ func (q *queue) Pop() any {
 	p := (*q)[n]
 	(*q)[n] = nil
 	*q = (*q)[:n]
+	p.place = -1
 	return p
 }

@@ -59,6 +59,10 @@ func (c *Conn) Server() *Server { return c.server }
 // there is none, before the first byte is written, so that a server that was
 // restarted costs no call.
 func (c *Conn) Begin() error {
+	if s := c.sock.Load(); s != nil && (!c.whole || !s.good()) {
+		c.server.stale.Add(1) // since the last request of the same call
+		c.Drop()
+	}
 	if c.sock.Load() == nil {
 		if err := c.acquire(); err != nil {
 			return err
@@ -170,7 +174,10 @@ func (c *Conn) Progress() { c.renew = true }
 
 // Complete says that the last reply of the request is. A socket whose request
 // did not come to it is not used again.
-func (c *Conn) Complete() { c.whole = true }
+func (c *Conn) Complete() {
+	c.whole = true
+	c.answered()
+}
 
 // SetDeadline is gomemcache's: it means that it waits for another reply. The
 // time is of no interest, the timeouts are ours. Only as many replies count as
@@ -288,7 +295,6 @@ func (c *Conn) settle(fit bool) {
 	c.sock.Store(nil)
 	c.phase = resting
 	s.proven = true
-	c.answered()
 	c.server.putIdle(s)
 }
 

@@ -130,7 +130,7 @@ func (l *Lane) end(whole bool) bool {
 // over reports whether ctx has ended. Its deadline passes a moment before it
 // says so, and the network knows the deadline.
 func over(ctx context.Context) bool {
-	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+	if deadline, ok := ctx.Deadline(); ok && ctx.Done() != nil && !time.Now().Before(deadline) {
 		<-ctx.Done()
 	}
 	return ctx.Err() != nil

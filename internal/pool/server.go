@@ -227,6 +227,9 @@ func (s *Server) failed(cause error, probe bool) {
 	}
 	s.health.Unlock()
 	if now && !was {
+		// The next connection is a new one, by a new look at the name: the old ones
+		// may wait for a host that is gone, each for a whole timeout.
+		s.closeIdleSince(time.Now())
 		s.pool.cfg.Warnf("memcacheddriver: server %s is down after %d failures in a row: %v", s.Address, limit, cause)
 	}
 }
