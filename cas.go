@@ -91,8 +91,6 @@ func (w *swap) finish(op string, err error) error {
 		return &OpError{op, w.server.String(), []string{w.key}, kv.ErrConflict}
 	case err == memcache.ErrCacheMiss, err == memcache.ErrNotStored:
 		return kv.ErrNotFound
-	case w.meta:
-		return opError(op, w.server.String(), err, w.key)
 	}
 	return w.session.failure(op, w.key, err)
 }
@@ -100,11 +98,13 @@ func (w *swap) finish(op string, err error) error {
 func (w *swap) read(l *pool.Lane) (err error) {
 	c := l.Conn(w.server)
 	if w.meta, err = pipeline.SpeaksMeta(c); err != nil {
-		w.meta = true // its error is none of gomemcache's
 		return err
 	}
 	if !w.meta {
-		item, err := l.Client.Get(w.key)
+		item, err := get(l.Client, w.key)
+		if err == ErrProtocol {
+			l.Spoil()
+		}
 		if err == nil {
 			w.current = *item
 		}
@@ -117,6 +117,9 @@ func (w *swap) read(l *pool.Lane) (err error) {
 	if found == nil {
 		return memcache.ErrCacheMiss
 	}
+	if found.CAS == 0 {
+		return fmt.Errorf("%w: the server has no CAS numbers (memcached -C)", kv.ErrNotSupported)
+	}
 	w.current = memcache.Item{Value: found.Value, Flags: found.Flags, CasID: found.CAS}
 	if found.TTL >= 0 && w.ttl == nil {
 		w.expiration, err = remaining(c, w.key, found.TTL)
@@ -125,16 +128,17 @@ func (w *swap) read(l *pool.Lane) (err error) {
 }
 
 func (w *swap) write(l *pool.Lane) error {
-	if !w.meta {
-		w.current.Key = w.key
-		w.current.Expiration = w.expiration
-		return l.Client.CompareAndSwap(&w.current)
-	}
 	remover := w.session.removerOf(w.server)
 	due, subsecond := remover.due(w.key, w.current.CasID)
 	if w.ttl != nil {
 		due, subsecond = time.Now().Add(*w.ttl), isSubsecond(*w.ttl)
 	}
+	if !subsecond || !w.meta {
+		w.current.Key = w.key
+		w.current.Expiration = w.expiration
+		return l.Client.CompareAndSwap(&w.current)
+	}
+	// Only a meta set tells the CAS number that the remover needs.
 	outcomes, err := pipeline.StoreAll(l.Conn(w.server), []pipeline.Store{{
 		Item:       pipeline.Item{Key: w.key, Value: w.current.Value},
 		Flags:      w.current.Flags,
@@ -147,9 +151,7 @@ func (w *swap) write(l *pool.Lane) error {
 	}
 	switch out := outcomes[0]; out.Code {
 	case "HD":
-		if subsecond {
-			remover.add(w.key, out.CAS, due)
-		}
+		remover.add(w.key, out.CAS, due)
 		return nil
 	case "EX":
 		return memcache.ErrCASConflict
@@ -177,6 +179,8 @@ func remaining(c *pool.Conn, key string, seconds int64) (int32, error) {
 		return 0, err
 	case at == 0:
 		return 0, memcache.ErrCacheMiss
+	case at < 0:
+		return 0, nil // since it was read; the swap will tell whether it changed
 	}
 	return clampUnix(at), nil
 }

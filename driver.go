@@ -2,9 +2,9 @@ package memcacheddriver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -206,8 +206,7 @@ func (db *MemcachedDB) onServer(ctx context.Context, op, key string, fn func(*se
 
 // failure makes an [OpError] of an error of gomemcache's or of the pool's.
 func (s *session) failure(op, key string, err error) error {
-	var at *pool.Error
-	if !errors.As(err, &at) && !isOurs(err) {
+	if strings.HasPrefix(err.Error(), "memcache: ") {
 		err = replyError(err)
 	}
 	return opError(op, s.pool.Pick(key).String(), err, key)
@@ -219,10 +218,7 @@ func (s *session) failure(op, key string, err error) error {
 func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
 	var item *memcache.Item
 	err := db.single(ctx, "get", key, func(c *memcache.Client) (err error) {
-		item, err = c.Get(key)
-		if err == nil && item.Key != key {
-			return ErrProtocol
-		}
+		item, err = get(c, key)
 		return err
 	})
 	if err == memcache.ErrCacheMiss {
@@ -235,6 +231,15 @@ func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
 		return nil, kv.ErrNotFound
 	}
 	return item.Value, nil
+}
+
+// get is gomemcache's, which does not look whether it is key's value that came.
+func get(c *memcache.Client, key string) (*memcache.Item, error) {
+	item, err := c.Get(key)
+	if err == nil && item.Key != key {
+		return nil, ErrProtocol
+	}
+	return item, err
 }
 
 // Set stores value under key. A ttl of 0 is no expiry, and a negative one has

@@ -39,8 +39,9 @@ var (
 	ErrInvalidKey error = invalidKey{}
 
 	// ErrValueTooLarge means that the server refused a value for its size: 1 MB,
-	// unless memcached was started with another limit (-I). memcached then also
-	// removes the value that the key had.
+	// unless memcached was started with another limit (-I). After a Set, an MSet or
+	// a write with a TTL under a second, memcached has also removed the value that
+	// the key had.
 	ErrValueTooLarge = errors.New("value too large for the server (its limit is 1 MB unless memcached runs with -I)")
 
 	// ErrServerDown means that the server has failed several times in a row, and

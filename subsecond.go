@@ -132,7 +132,7 @@ func newRemovers(p *pool.Pool) []*remover {
 func (r *remover) add(key string, cas uint64, due time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.closed {
+	if r.closed || cas == 0 { // a server without CAS numbers (-C)
 		return
 	}
 	if p := r.byKey[key]; p != nil && p.place >= 0 {

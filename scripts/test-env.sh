@@ -3,7 +3,7 @@
 #
 #	scripts/test-env.sh go test -race ./...
 #
-# a memcached binary in PATH and a C compiler for the race detector, installed
+# memcached and twemproxy in PATH and a C compiler for the race detector, installed
 # if missing; and, if Docker runs, the image to make containers of in
 # MEMCACHED_IMAGE and the settings of testcontainers-go that this machine calls
 # for. Without Docker, the tests run the same cases against local processes.
@@ -12,7 +12,8 @@ set -eu
 scripts=$(dirname "$0")
 sh "$scripts/install-cc.sh"
 memcached=$(sh "$scripts/install-memcached.sh")
-PATH=$PATH:$(dirname "$memcached")
+twemproxy=$(sh "$scripts/install-twemproxy.sh")
+PATH=$PATH:$(dirname "$memcached"):$(dirname "$twemproxy")
 export PATH
 
 if MEMCACHED_IMAGE=$(sh "$scripts/choose-image.sh"); then

@@ -66,7 +66,7 @@ func noop(c *pool.Conn) error {
 
 // metaRun sends n meta commands and hands the first line of each reply to read.
 func metaRun(c *pool.Conn, n int, write func(x *exchange, i int) error, read func(x *exchange, i int, m protocol.Meta) error) error {
-	return do(c, func(x *exchange) error {
+	return metaDo(c, func(x *exchange) error {
 		_, err := x.run(n, shortWindow, func(i int) error {
 			return write(x, i)
 		}, func(i int) error {
@@ -76,18 +76,23 @@ func metaRun(c *pool.Conn, n int, write func(x *exchange, i int) error, read fun
 			}
 			m, err := protocol.ParseMeta(line)
 			if err != nil {
-				var reply *protocol.ReplyError
-				if errors.As(err, &reply) && reply.Unknown() {
-					// Another server answers at this address than the one that was
-					// asked: ask again.
-					c.Server().Meta.Store(pool.MetaUnknown)
-				}
 				return err
 			}
 			return read(x, i, m)
 		})
 		return err
 	})
+}
+
+// metaDo is do for meta commands. Where one is refused, another server answers
+// at this address than the one that was asked, and is asked anew.
+func metaDo(c *pool.Conn, fn func(*exchange) error) error {
+	err := do(c, fn)
+	var reply *protocol.ReplyError
+	if closed(err) || errors.As(err, &reply) && reply.Unknown() {
+		c.Server().Meta.Store(pool.MetaUnknown)
+	}
+	return err
 }
 
 // Exists calls found for each of keys that the server holds, without fetching a
@@ -227,7 +232,7 @@ type Outcome struct {
 // their order, as many as were answered.
 func StoreAll(c *pool.Conn, stores []Store) (outcomes []Outcome, err error) {
 	outcomes = make([]Outcome, 0, len(stores))
-	err = do(c, func(x *exchange) error {
+	err = metaDo(c, func(x *exchange) error {
 		_, err := x.run(len(stores), shortWindow, func(i int) error {
 			return x.store(&stores[i])
 		}, func(i int) error {
@@ -273,8 +278,8 @@ var ErrNoClock = errors.New("the server's clock cannot be read")
 // it does once a second.
 const ticks = 5
 
-// Death returns the Unix time, by the server's clock, at which key expires; 0
-// for a key that is absent or does not expire.
+// Death returns the Unix time, by the server's clock, at which key expires; -1
+// for one that does not, and 0 for one that is absent.
 //
 // The server tells its clock in its statistics and a key's TTL by mg, both in
 // whole seconds. TTLs that are the same before and behind the statistics were
@@ -282,7 +287,7 @@ const ticks = 5
 func Death(c *pool.Conn, key string) (int64, error) {
 	for range ticks {
 		var before, behind, clock int64
-		err := do(c, func(x *exchange) error {
+		err := metaDo(c, func(x *exchange) error {
 			_, err := x.run(3, 3, func(i int) error {
 				if i == 1 {
 					x.out = append(x.out, "stats\r\n"...)
@@ -306,8 +311,10 @@ func Death(c *pool.Conn, key string) (int64, error) {
 		switch {
 		case err != nil:
 			return 0, err
-		case before <= 0 || behind <= 0:
+		case before == 0 || behind == 0:
 			return 0, nil
+		case before < 0 || behind < 0:
+			return -1, nil
 		case clock == 0:
 			return 0, ErrNoClock
 		case before == behind:
