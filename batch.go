@@ -77,7 +77,8 @@ func (g *group) without(values [][]byte) []string {
 // MSet stores pairs, all with the same ttl, which is as for [MemcachedDB.Set].
 // It tries every server; the error has an [OpError] for each server that failed,
 // with the keys that may or may not have been stored, and one for each kind of
-// refusal, such as [ErrValueTooLarge], with the keys that were not.
+// refusal: [ErrValueTooLarge] with the keys that were not stored, or, where a
+// server has run out of memory, with those that it may not have stored.
 func (db *MemcachedDB) MSet(ctx context.Context, pairs map[string][]byte, ttl time.Duration) error {
 	if len(pairs) == 1 {
 		for key, value := range pairs {
@@ -89,9 +90,21 @@ func (db *MemcachedDB) MSet(ctx context.Context, pairs map[string][]byte, ttl ti
 		keys = append(keys, key)
 	}
 	return db.batch(ctx, "mset", keys, func(c *pool.Conn, g *group) {
+		// Small items in front, as SetQuietly wants them.
 		items := make([]pipeline.Item, len(g.keys))
-		for i, key := range g.keys {
-			items[i] = pipeline.Item{Key: key, Value: pairs[key]}
+		front, back := 0, len(items)
+		for _, key := range g.keys {
+			it := pipeline.Item{Key: key, Value: pairs[key]}
+			if it.Small() {
+				items[front] = it
+				front++
+			} else {
+				back--
+				items[back] = it
+			}
+		}
+		for i := range items {
+			g.keys[i] = items[i].Key
 		}
 		answered, err := g.set(c, items, ttl)
 		if err != nil {
@@ -101,19 +114,31 @@ func (db *MemcachedDB) MSet(ctx context.Context, pairs map[string][]byte, ttl ti
 }
 
 func (g *group) set(c *pool.Conn, items []pipeline.Item, ttl time.Duration) (answered int, err error) {
-	refused := func(i int, err error) { g.refuse("mset", g.keys[i], err) }
+	refused := func(from, to int, err error) {
+		for _, key := range g.keys[from:to] {
+			g.refuse("mset", key, err)
+		}
+	}
 	if isSubsecond(ttl) {
 		outcomes, err := g.session.storeAllSubsecond(c, items, ttl, pipeline.ModeSet)
 		for i, out := range outcomes {
 			if out.Err != nil {
-				refused(i, out.Err)
+				refused(i, i+1, out.Err)
 			}
 		}
 		if err != errClassic {
 			return len(outcomes), err
 		}
 	}
-	return pipeline.Set(c, items, expiration(ttl, time.Now()), refused)
+	exp := expiration(ttl, time.Now())
+	meta, err := pipeline.SpeaksMeta(c)
+	if err != nil {
+		return 0, err
+	}
+	if meta {
+		return pipeline.SetQuietly(c, items, exp, refused)
+	}
+	return pipeline.Set(c, items, exp, refused)
 }
 
 // Delete removes keys and returns how many were there. It tries every server;

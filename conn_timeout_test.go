@@ -192,10 +192,8 @@ func TestTimeoutIsForEachReplyOfABatch(t *testing.T) {
 	})
 	db := connOpen(t, server.addr(), driver.WithDialTimeout(never), driver.WithWriteTimeout(never), driver.WithReadTimeout(d))
 	var names []string
-	pairs := make(map[string][]byte)
 	for i := range keys {
 		names = append(names, fmt.Sprint("k", i))
-		pairs[names[i]] = []byte("v")
 	}
 	ctx := context.Background()
 	for name, call := range map[string]func() (int, error){
@@ -207,7 +205,6 @@ func TestTimeoutIsForEachReplyOfABatch(t *testing.T) {
 			}
 			return n, err
 		},
-		"MSet":   func() (int, error) { return keys, db.MSet(ctx, pairs, 0) },
 		"Delete": func() (int, error) { n, err := db.Delete(ctx, names...); return int(n), err },
 		"Exists": func() (int, error) { n, err := db.Exists(ctx, names...); return int(n), err },
 		"native GetMulti": func() (int, error) {

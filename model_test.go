@@ -270,9 +270,7 @@ func (m *model) swap(t *rapid.T) {
 	case lose == "update fails":
 		require.ErrorIs(t, err, failed)
 	case isTooLarge(value):
-		// A meta set drops what it cannot replace, whatever its condition.
-		delete(m.items, key)
-		m.refused(err, key)
+		m.refused(err, key) // and what is there stays
 	case lose == "changed":
 		require.ErrorIs(t, err, kv.ErrConflict)
 	case lose == "deleted":

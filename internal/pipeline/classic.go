@@ -1,53 +1,42 @@
 package pipeline
 
 import (
-	"strconv"
+	"bufio"
 
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
 )
 
-// Item is a value to store.
-type Item struct {
-	Key   string
-	Value []byte
-}
-
 // Get gets keys and calls found for each that the server holds, with its place
 // in keys and its value. A key that is named twice may be found once.
 func Get(c *pool.Conn, keys []string, found func(i int, value []byte)) error {
-	m := matcher{keys: keys}
 	var arena protocol.Arena
-	return get(c, keys, func(x *exchange, v protocol.Value) error {
-		i, err := m.find(v.Key)
-		if err != nil {
-			return err
+	return get(c, keys, func(i int, data []byte) {
+		found(i, arena.Copy(data))
+	}, func(x *exchange, i, size int) error {
+		value, err := protocol.Data(x.r, size, &arena)
+		if err == nil {
+			found(i, value)
 		}
-		value, err := protocol.Data(x.r, v.Size, &arena)
-		if err != nil {
-			return err
-		}
-		found(i, value)
-		return nil
+		return err
 	})
 }
 
 // Count gets keys, throws the values away and calls found for each that the
 // server holds.
 func Count(c *pool.Conn, keys []string, found func(i int)) error {
-	m := matcher{keys: keys}
-	return get(c, keys, func(x *exchange, v protocol.Value) error {
-		i, err := m.find(v.Key)
-		if err != nil {
-			return err
-		}
+	return get(c, keys, func(i int, _ []byte) {
 		found(i)
-		return protocol.SkipData(x.r, v.Size)
+	}, func(x *exchange, i, size int) error {
+		found(i)
+		return protocol.SkipData(x.r, size)
 	})
 }
 
-// get splits keys into commands; value reads the data block behind a VALUE line.
-func get(c *pool.Conn, keys []string, value func(*exchange, protocol.Value) error) error {
+// get splits keys into commands. For each value that has come, whole is called
+// where it is all in the buffer, with the value as it stands there; otherwise
+// data, to read it.
+func get(c *pool.Conn, keys []string, whole func(i int, data []byte), data func(x *exchange, i, size int) error) error {
 	bounds := []int{0} // of each command's keys
 	for size, i := 0, 0; i < len(keys); i++ {
 		size += len(keys[i]) + 1
@@ -56,6 +45,7 @@ func get(c *pool.Conn, keys []string, value func(*exchange, protocol.Value) erro
 			size = 0
 		}
 	}
+	m := matcher{keys: keys}
 	return do(c, func(x *exchange) error {
 		_, err := x.run(len(bounds)-1, getWindow, func(i int) error {
 			x.out = append(x.out, "get"...)
@@ -67,6 +57,10 @@ func get(c *pool.Conn, keys []string, value func(*exchange, protocol.Value) erro
 			return nil
 		}, func(i int) error {
 			for values := bounds[i+1] - bounds[i]; ; values-- {
+				if n := m.inOrder(x.r, whole); n > 0 {
+					values -= n
+					x.conn.Progress()
+				}
 				line, err := protocol.Line(x.r)
 				if err != nil {
 					return err
@@ -75,7 +69,11 @@ func get(c *pool.Conn, keys []string, value func(*exchange, protocol.Value) erro
 				if err != nil || !ok {
 					return err
 				}
-				if err := value(x, v); err != nil {
+				at, err := m.find(v.Key)
+				if err != nil {
+					return err
+				}
+				if err := data(x, at, v.Size); err != nil {
 					return err
 				}
 				if values > 0 { // values without end must not go on without end
@@ -93,6 +91,28 @@ type matcher struct {
 	keys   []string
 	next   int            // keys before it were answered or missed, if all is in order
 	places map[string]int // of all keys, once one was out of order
+}
+
+// inOrder takes the values from the buffer that are the next ones asked for, and
+// returns how many. It does nothing that find cannot, but in half the time.
+func (m *matcher) inOrder(r *bufio.Reader, whole func(i int, data []byte)) (values int) {
+	if m.places != nil {
+		return 0
+	}
+	b, _ := r.Peek(r.Buffered())
+	taken := 0
+	for m.next < len(m.keys) {
+		data, n := protocol.CutValue(b[taken:], m.keys[m.next])
+		if n == 0 {
+			break
+		}
+		whole(m.next, data)
+		taken += n
+		values++
+		m.next++
+	}
+	r.Discard(taken)
+	return values
 }
 
 func (m *matcher) find(key []byte) (int, error) {
@@ -113,36 +133,6 @@ func (m *matcher) find(key []byte) (int, error) {
 		return 0, protocol.ErrUnexpected
 	}
 	return i, nil
-}
-
-// Set stores items. refused is called for each that the server refused; the
-// count is of those that it answered for, in the order of items.
-func Set(c *pool.Conn, items []Item, expiration int32, refused func(i int, err error)) (answered int, err error) {
-	var exp [12]byte
-	suffix := append(append([]byte(" 0 "), strconv.AppendInt(exp[:0], int64(expiration), 10)...), ' ')
-	err = do(c, func(x *exchange) error {
-		answered, err = x.run(len(items), shortWindow, func(i int) error {
-			it := &items[i]
-			x.out = append(x.out, "set "...)
-			x.out = append(x.out, it.Key...)
-			x.out = append(x.out, suffix...)
-			x.out = strconv.AppendInt(x.out, int64(len(it.Value)), 10)
-			x.out = append(x.out, "\r\n"...)
-			return x.data(it.Value)
-		}, func(i int) error {
-			line, err := protocol.Line(x.r)
-			if err != nil || string(line) == "STORED" {
-				return err
-			}
-			if err = protocol.LineError(line); refusal(err) {
-				refused(i, err)
-				return nil
-			}
-			return err
-		})
-		return err
-	})
-	return answered, err
 }
 
 // Delete deletes keys and counts those that were there; refused and answered

@@ -218,7 +218,7 @@ func TestBadReplies(t *testing.T) {
 			return n, err
 		}},
 		{"set", "STORED\r\n", func(c *pool.Conn) (int, error) {
-			return Set(c, items, 0, func(i int, err error) { t.Errorf("refused %d: %v", i, err) })
+			return Set(c, items, 0, func(i, _ int, err error) { t.Errorf("refused %d: %v", i, err) })
 		}},
 		{"delete", "DELETED\r\n", func(c *pool.Conn) (int, error) {
 			n, answered, err := Delete(c, keys, func(i int, err error) { t.Errorf("refused %d: %v", i, err) })
@@ -307,7 +307,7 @@ func TestBadReplies(t *testing.T) {
 func TestBytesBehindTheReply(t *testing.T) {
 	p := listen(t, says("STORED\r\nSTORED\r\nSTORED\r\n"))
 	require.NoError(t, use(t, p, func(c *pool.Conn) error {
-		n, err := Set(c, []Item{{Key: "a"}, {Key: "b"}}, 0, func(int, error) { t.Error("refused") })
+		n, err := Set(c, []Item{{Key: "a"}, {Key: "b"}}, 0, func(int, int, error) { t.Error("refused") })
 		assert.Equal(t, 2, n)
 		return err
 	}))
@@ -359,7 +359,7 @@ func TestRefusals(t *testing.T) {
 	for range 3 {
 		refused := map[int]error{}
 		require.NoError(t, use(t, p, func(c *pool.Conn) error {
-			n, err := Set(c, items, 0, func(i int, err error) { refused[i] = err })
+			n, err := Set(c, items, 0, func(i, _ int, err error) { refused[i] = err })
 			assert.Equal(t, len(items), n)
 			return err
 		}))

@@ -92,7 +92,7 @@ func Data(r *bufio.Reader, size int, arena *Arena) ([]byte, error) {
 		if string(data[size:]) != end {
 			return nil, ErrUnexpected
 		}
-		value := arena.copy(data[:size])
+		value := arena.Copy(data[:size])
 		r.Discard(size + len(end))
 		return value, nil
 	}
@@ -124,7 +124,8 @@ const (
 	arenaValue = 256 // the largest value in an arena
 )
 
-func (a *Arena) copy(data []byte) []byte {
+// Copy returns a copy of data. A nil Arena makes room for it alone.
+func (a *Arena) Copy(data []byte) []byte {
 	n := len(data)
 	if a == nil || n == 0 || n > arenaValue { // one of no bytes must not be nil
 		value := make([]byte, n)
@@ -225,6 +226,43 @@ func parseUint(b []byte) (n uint64, ok bool) {
 		n = next
 	}
 	return n, true
+}
+
+// CutValue cuts key's VALUE line and data block off b and returns the data and
+// the length of both; 0 where b does not begin with the whole of them, which is
+// then for [ParseValue] and [Data] to make sense of.
+func CutValue(b []byte, key string) (data []byte, n int) {
+	const prefix = "VALUE "
+	i := len(prefix) + len(key)
+	if len(b) <= i || string(b[:len(prefix)]) != prefix || string(b[len(prefix):i]) != key || b[i] != ' ' {
+		return nil, 0
+	}
+	_, flags := digits(b[i+1:])
+	i += 1 + flags
+	if flags == 0 || len(b) <= i || b[i] != ' ' {
+		return nil, 0
+	}
+	size, length := digits(b[i+1:])
+	if length == 0 || size > len(b) {
+		return nil, 0
+	}
+	i += 1 + length
+	i += len(end)
+	n = i + size + len(end)
+	if len(b) < n || string(b[i-len(end):i]) != end || string(b[n-len(end):n]) != end {
+		return nil, 0
+	}
+	return b[i : i+size], n
+}
+
+// digits reads the number that b begins with, of ten digits at most, and its
+// length.
+func digits(b []byte) (n, length int) {
+	for length < len(b) && length < 10 && '0' <= b[length] && b[length] <= '9' {
+		n = n*10 + int(b[length]-'0')
+		length++
+	}
+	return n, length
 }
 
 // ParseStat parses "STAT <name> <value>".

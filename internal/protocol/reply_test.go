@@ -300,3 +300,52 @@ func TestArena(t *testing.T) {
 		require.Equal(t, string(want[i]), string(got[i]), "value %d", i)
 	}
 }
+
+func TestCutValue(t *testing.T) {
+	whole := "VALUE key 4294967295 3\r\nabc\r\n"
+	data, n := CutValue([]byte(whole+"VALUE next 0 1\r\nx\r\n"), "key")
+	assert.Equal(t, "abc", string(data))
+	assert.Equal(t, len(whole), n)
+	empty := "VALUE key 0 0\r\n\r\n"
+	data, n = CutValue([]byte(empty), "key")
+	assert.NotNil(t, data)
+	assert.Empty(t, data)
+	assert.Equal(t, len(empty), n)
+	for i := range whole {
+		_, n := CutValue([]byte(whole[:i]), "key")
+		assert.Zero(t, n, "%q", whole[:i])
+	}
+	for _, b := range []string{
+		"", "END\r\n", "VALUE", "VALUE other 0 3\r\nabc\r\n", "VALUE keys 0 3\r\nabc\r\n",
+		"VALUE key 0 3 5\r\nabc\r\n", "VALUE key x 3\r\nabc\r\n", "VALUE key  3\r\nabc\r\n", "VALUE key 0\r\n 3\r\nabc\r\n",
+		"VALUE key 0 \r\n\r\n", "VALUE key 0 -3\r\nabc\r\n", "VALUE key 0 2\r\nabc\r\n", "VALUE key 0 4\r\nabc\r\n",
+		"VALUE key 0 3\n\nabc\r\n", "VALUE key 0 3\r\nabc\n\n", "VALUE key 0 9999999999\r\nabc\r\n", "VALUE key 0 99999999999999999999\r\nabc\r\n",
+		"value key 0 3\r\nabc\r\n", "SERVER_ERROR out of memory\r\n",
+	} {
+		_, n := CutValue([]byte(b), "key")
+		assert.Zero(t, n, "%q", b)
+	}
+}
+
+// What CutValue accepts is what ParseValue and Data make of it.
+func FuzzCutValue(f *testing.F) {
+	f.Add([]byte("VALUE key 0 3\r\nabc\r\n"))
+	f.Add([]byte("VALUE key 0 0\r\n\r\nEND\r\n"))
+	f.Add([]byte("VALUE key 1 3 7\r\nabc\r\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		data, n := CutValue(b, "key")
+		if n == 0 {
+			return
+		}
+		r := bufio.NewReader(bytes.NewReader(b))
+		line, err := Line(r)
+		require.NoError(t, err)
+		v, ok, err := ParseValue(line)
+		require.NoError(t, err)
+		require.True(t, ok)
+		require.Equal(t, "key", string(v.Key))
+		slow, err := Data(r, v.Size, nil)
+		require.NoError(t, err)
+		require.Equal(t, slow, data)
+	})
+}
