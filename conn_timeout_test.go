@@ -77,7 +77,13 @@ func TestTimeoutsAreEachTheirOwn(t *testing.T) {
 		require.Zero(t, connStats(t, db).DialErrors)
 	})
 	t.Run("write", func(t *testing.T) {
-		server := connServe(t, func(net.Conn, *bufio.Reader) { time.Sleep(time.Second) }) // reads nothing
+		server := connServe(t, func(c net.Conn, r *bufio.Reader) { // says what it speaks, then reads nothing
+			if b, _ := r.Peek(len("mn")); string(b) == "mn" {
+				_, _ = r.ReadString('\n')
+				fmt.Fprint(c, "MN\r\n")
+			}
+			time.Sleep(time.Second)
+		})
 		db := open(t, server.addr(), never, never, d)
 		huge := make([]byte, 64<<20) // more than the buffers hold
 		connTimedOut(t, db, "write", d, func() error { return db.Set(context.Background(), "k", huge, 0) })
