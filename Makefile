@@ -28,7 +28,7 @@ check: ## gofmt, go vet, staticcheck, go mod tidy: nothing to complain of
 
 bench: ## benchmarks: against bare gomemcache and by hand on a socket
 	@sh $(SCRIPTS)/test-env.sh go test -run '^$$' -bench . -benchmem .
-	@cd bench && sh $(SCRIPTS)/test-env.sh go run .
+	@cd bench && sh setup.sh && sh $(SCRIPTS)/test-env.sh go run . -write ../docs
 
 soak: ## the soak tests, for MEMCACHED_SOAK each (10m)
 	@MEMCACHED_SOAK="$${MEMCACHED_SOAK:-10m}" sh $(SCRIPTS)/test-env.sh go test -race -count=1 -v -run Soak -timeout 60m ./...

@@ -12,12 +12,12 @@ import (
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
 )
 
-// MGet returns the values of keys in their order, nil for a miss. Where a server
-// fails, it returns what the others hold together with the error, which has an
-// [OpError] for each failed server with the keys that are not known (a store's
-// MGet then returns the error alone). Servers are
-// asked at the same time, each in one exchange. Values of up to 256 bytes share
-// memory, 1 KB at a time: clone one that is kept for long.
+// MGet returns the values of keys in their order, nil for a miss. Servers are
+// asked at the same time, each in one exchange. Where a server fails or ctx ends,
+// it returns what has come together with the error, which has an [OpError] for
+// each such server with the keys that are not known (a store's MGet then returns
+// the error alone). Values of up to 256 bytes share memory, 1 KB at a time: clone
+// one that is kept for long. No keys are no error.
 func (db *MemcachedDB) MGet(ctx context.Context, keys []string) ([][]byte, error) {
 	values := make([][]byte, len(keys))
 	if len(keys) == 1 {
@@ -78,7 +78,8 @@ func (g *group) without(values [][]byte) []string {
 // It tries every server; the error has an [OpError] for each server that failed,
 // with the keys that may or may not have been stored, and one for each kind of
 // refusal: [ErrValueTooLarge] with the keys that were not stored, or, where a
-// server has run out of memory, with those that it may not have stored.
+// server has run out of memory, with those that it may not have stored. It ends
+// with ctx.
 func (db *MemcachedDB) MSet(ctx context.Context, pairs map[string][]byte, ttl time.Duration) error {
 	if len(pairs) == 1 {
 		for key, value := range pairs {
@@ -143,7 +144,7 @@ func (g *group) set(c *pool.Conn, items []pipeline.Item, ttl time.Duration) (ans
 
 // Delete removes keys and returns how many were there. It tries every server;
 // the error has an [OpError] for each server that failed, with the keys that may
-// or may not have been removed.
+// or may not have been removed. It ends with ctx.
 func (db *MemcachedDB) Delete(ctx context.Context, keys ...string) (int64, error) {
 	if len(keys) == 1 {
 		return db.delete(ctx, keys[0])
@@ -161,8 +162,8 @@ func (db *MemcachedDB) Delete(ctx context.Context, keys ...string) (int64, error
 
 // Exists returns how many of keys are there; one that is named twice counts
 // twice. No value is fetched from a server that speaks the meta protocol
-// (memcached 1.6). Where a server fails, it returns the count of the others
-// together with the error.
+// (memcached 1.6). Where a server fails or ctx ends, it returns the count of the
+// others together with the error (a store's Exists the error alone).
 func (db *MemcachedDB) Exists(ctx context.Context, keys ...string) (int64, error) {
 	var count atomic.Int64
 	err := db.batch(ctx, "exists", keys, func(c *pool.Conn, g *group) {

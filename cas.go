@@ -45,13 +45,17 @@ type swap struct {
 // long it takes. It is called once, or not at all.
 //
 // The item's flags stay, and so does what it has left to live, exactly, however
-// often it is swapped; [CASTTL] sets another. On a server or proxy without the
-// meta protocol (memcached before 1.6, twemproxy) the rest of the life cannot be
-// read: there the swapped value does not expire unless CASTTL says so.
+// often it is swapped; [CASTTL] sets another. For that the server's clock is read
+// (stats). Behind memcached's own proxy it cannot be, and each swap may give or
+// take a second. On a server or proxy without the meta protocol (memcached before
+// 1.6, twemproxy) the rest of the life cannot be read: there the swapped value
+// does not expire unless CASTTL says so. A server without CAS numbers
+// (memcached -C) gives [kv.ErrNotSupported].
 //
-// Each of its two exchanges with the server, or three for a key that expires, has
-// write and read timeouts of its own. A swap that was cut off by ctx or by a
-// failure may or may not have happened.
+// It ends with ctx, but does not interrupt update. Each of its two exchanges with
+// the server, or three for a key that expires, has write and read timeouts of its
+// own; the first call on a server may need one more, to learn its protocol. A swap
+// that was cut off by ctx or by a failure may or may not have happened.
 func (db *MemcachedDB) CompareAndSwap(ctx context.Context, key string, update func(current []byte) ([]byte, error), opts ...CASOption) error {
 	const op = "cas"
 	if err := checkKeys(op, key); err != nil {
@@ -102,11 +106,12 @@ func (w *swap) read(l *pool.Lane) (err error) {
 	}
 	if !w.meta {
 		item, err := get(l.Client, w.key)
-		if err == ErrProtocol {
+		switch {
+		case err == ErrProtocol:
 			l.Spoil()
-		}
-		if err == nil {
+		case err == nil:
 			w.current = *item
+			err = checkCAS(item.CasID)
 		}
 		return err
 	}
@@ -117,8 +122,8 @@ func (w *swap) read(l *pool.Lane) (err error) {
 	if found == nil {
 		return memcache.ErrCacheMiss
 	}
-	if found.CAS == 0 {
-		return fmt.Errorf("%w: the server has no CAS numbers (memcached -C)", kv.ErrNotSupported)
+	if err := checkCAS(found.CAS); err != nil {
+		return err
 	}
 	w.current = memcache.Item{Value: found.Value, Flags: found.Flags, CasID: found.CAS}
 	if found.TTL >= 0 && w.ttl == nil {
@@ -163,6 +168,15 @@ func (w *swap) write(l *pool.Lane) error {
 	return ErrProtocol
 }
 
+// checkCAS refuses what cannot be compared: the server would take 0 for no
+// comparison, and one without CAS numbers would never find one equal.
+func checkCAS(cas uint64) error {
+	if cas == 0 {
+		return fmt.Errorf("%w: the server has no CAS numbers (memcached -C)", kv.ErrNotSupported)
+	}
+	return nil
+}
+
 // remaining returns the expiration that keeps a key's time of death.
 //
 // Writing back the seconds that were read would not: where the server's clock
@@ -174,7 +188,7 @@ func remaining(c *pool.Conn, key string, seconds int64) (int32, error) {
 	at, err := pipeline.Death(c, key)
 	switch {
 	case errors.Is(err, pipeline.ErrNoClock):
-		return int32(seconds), nil
+		return expiration(time.Duration(seconds)*time.Second, time.Now()), nil
 	case err != nil:
 		return 0, err
 	case at == 0:

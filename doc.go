@@ -52,7 +52,8 @@
 // A TTL of 0 is no expiry, and a negative one has expired already. memcached
 // counts whole seconds by a clock of its own, so a TTL of seconds may end up to a
 // second early. One under a second is kept to a few milliseconds, by the driver
-// that wrote it; see [MemcachedDB.Set].
+// that wrote it, through Expire, CASTTL and CompareAndSwap too; see
+// [MemcachedDB.Set].
 //
 // # Contexts, failures and retries
 //
@@ -61,14 +62,15 @@
 // for. Beside the context there are timeouts; see [WithTimeout]. A write that was
 // cut off, by its context or by a failure, may or may not have happened.
 //
-// A server that was restarted, or that closed idle connections, costs no call: a
-// connection is looked at before it is used again. A server that keeps failing is
+// A server that was restarted, or that closed idle connections, costs no call (on
+// Windows one for each such connection): a connection is looked at before it is
+// used again. A server that keeps failing is
 // taken to be down: calls to it give [ErrServerDown] at once, while the other
 // servers serve their keys; see [WithServerFailureLimit]. A failure is never
 // reported as a miss. Nothing is sent twice: the driver does not retry, as it
 // cannot know whether a write has happened.
 //
-// Every failure is an [OpError], or several of them for a batch. It says in one
+// Every failure of the driver's own calls is an [OpError], or several of them for a batch. It says in one
 // line what happened, on which server and for which keys, and holds no password
 // and no value. Ask for its kind with [errors.Is]:
 //
@@ -107,5 +109,6 @@
 // Proxies such as twemproxy, and servers before memcached 1.6, work too, within
 // the classic protocol: there a swap loses the value's TTL unless [CASTTL] sets
 // one, a TTL under a second is rounded up, Exists fetches the values, and TTL gives
-// [kv.ErrNotSupported].
+// [kv.ErrNotSupported]. Behind memcached's own proxy each swap may give or take a
+// second of the TTL.
 package memcacheddriver

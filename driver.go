@@ -214,7 +214,8 @@ func (s *session) failure(op, key string, err error) error {
 
 // Get returns the value of key, which is the caller's to keep and change. A key
 // that is not there is [kv.ErrNotFound] itself. A value of no bytes is not nil.
-// Get ends with ctx, at the latest after the dial, write and read timeouts.
+// Get ends with ctx, at the latest after the dial, write and read timeouts. A
+// value whose TTL under a second is over, by this driver's reckoning, is a miss.
 func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
 	var item *memcache.Item
 	err := db.single(ctx, "get", key, func(c *memcache.Client) (err error) {
@@ -244,15 +245,16 @@ func get(c *memcache.Client, key string) (*memcache.Item, error) {
 
 // Set stores value under key. A ttl of 0 is no expiry, and a negative one has
 // expired already, so that the key is gone. memcached counts whole seconds by a
-// clock of its own: a ttl that is not whole is rounded up, and ends up to a
-// second early.
+// clock of its own: a ttl that is not whole is rounded up, and the value ends up
+// to a second before that; one of 1 s may end at once. A ttl of more than 30 days
+// is sent as a date, by this machine's clock.
 //
 // A ttl under a second is exact to a few milliseconds where the server speaks
 // the meta protocol (memcached 1.6): the driver removes the value itself when
 // its time is over, unless it has been replaced. If the driver is closed before,
-// or cannot reach the server, the server does so after at most 2 s. A longer life
-// that another client gives it by touch does not count. Elsewhere it is rounded
-// up to a second.
+// cannot reach the server, or the server has no CAS numbers (memcached -C), the
+// server does so after at most 2 s. A longer life that another client gives it by
+// touch does not count. Elsewhere it is rounded up to a second.
 //
 // value is the caller's again when Set returns. A Set that was cut off by ctx or
 // by a failure may or may not have happened.
@@ -312,8 +314,8 @@ func (db *MemcachedDB) delete(ctx context.Context, key string) (int64, error) {
 // but knows no context: where one matters use [MemcachedDB.Do]. It is safe for
 // concurrent use and works until Close. Its Timeout and MaxIdleConns have no
 // effect; the driver's options have. Its errors are gomemcache's: a miss is
-// [memcache.ErrCacheMiss]. Before Open, every call of it fails with
-// [ErrNotOpen].
+// [memcache.ErrCacheMiss]. A client
+// from before Open fails with [ErrNotOpen] for ever: ask again after Open.
 func (db *MemcachedDB) Client() *memcache.Client {
 	s := db.session.Load()
 	if s == nil {

@@ -75,8 +75,8 @@ func setting(apply func(*config) error) driver.Option {
 
 // WithTimeout sets the read timeout and the write timeout. A single-key call
 // takes at most the dial, the write and the read timeout together, however
-// slowly a server sends; a batch has them anew for each complete reply. The
-// default is 3 s each, which 0 stands for as well; negative is
+// slowly a server sends; a batch has them anew for each complete reply, and
+// CompareAndSwap for each of its exchanges. The default is 3 s each, which 0 stands for as well; negative is
 // [ErrInvalidOption]. DSN: timeout=2s.
 //
 // [driver.WithReadTimeout] and [driver.WithWriteTimeout] set one of the two, and
@@ -103,7 +103,8 @@ func WithMaxIdleConns(n int) driver.Option { return driver.WithPoolSize(n) }
 // 0, is never; negative is [ErrInvalidOption]. DSN: conn_max_idle_time=5m.
 //
 // It saves the server memory; it is not needed for a server that closes idle
-// connections itself, as those are replaced without failing a call.
+// connections itself, as those are replaced without failing a call (but on
+// Windows, where they cannot be looked at).
 func WithConnMaxIdleTime(d time.Duration) driver.Option {
 	return setting(func(c *config) error {
 		c.connMaxIdleTime = d
@@ -114,7 +115,9 @@ func WithConnMaxIdleTime(d time.Duration) driver.Option {
 // WithServerFailureLimit sets after how many failures in a row a server is taken
 // to be down, and how long its calls then fail at once with [ErrServerDown]
 // until one of them probes it. Failures are those of the server's own: no
-// connection, a timeout, a reset; never a call's own cancellation or deadline.
+// connection, a timeout, a reset; never a call's own cancellation or deadline. A
+// server that goes down loses its idle connections, so that the probe dials, and
+// looks its name up, anew.
 // The default is 3 and 1 s. A limit of 0 turns it off, a retryTimeout of 0
 // stands for the default; negative is [ErrInvalidOption]. DSN:
 // server_failure_limit=3&server_retry_timeout=1s.
@@ -131,7 +134,8 @@ func WithServerFailureLimit(limit int, retryTimeout time.Duration) driver.Option
 
 // WithCredentials makes each connection log in by memcached's ASCII
 // authentication (memcached -Y). A server that refuses them gives [ErrAuth]; to
-// one that asks for no authentication they are not sent. Use it with TLS:
+// one that asks for no authentication they are not sent, which the log tells once.
+// Use it with TLS:
 // without, they cross the network in the clear, which the log warns of. DSN:
 // memcached://user:password@host, both percent-encoded.
 func WithCredentials(user, password string) driver.Option {

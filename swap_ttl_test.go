@@ -269,6 +269,30 @@ func TestSwapWithoutClock(t *testing.T) {
 	assert.Equal(t, "cas k 9 100 4 5", <-stored, "flags, expiration, size and CAS number")
 }
 
+// TestSwapWithoutClockOfALongLife: more than 30 days are sent as a date.
+func TestSwapWithoutClockOfALongLife(t *testing.T) {
+	t.Parallel()
+	stored := make(chan string, 1)
+	addr := metaScript(t, func(command string) string {
+		switch {
+		case command == "mg k t c f v":
+			return "VA 3 t3456000 c5 f9\r\nold\r\n"
+		case strings.HasPrefix(command, "mg k t"):
+			return "HD t3456000\r\n"
+		case command == "stats":
+			return "SERVER_ERROR not here\r\n"
+		case strings.HasPrefix(command, "cas k "):
+			stored <- command
+			return "STORED\r\n"
+		}
+		return "CLIENT_ERROR " + command + "\r\n"
+	})
+	require.NoError(t, batchDB(t, addr).CompareAndSwap(t.Context(), "k", appendTo("+")))
+	expiration, err := strconv.ParseInt(strings.Fields(<-stored)[3], 10, 64)
+	require.NoError(t, err)
+	assert.InDelta(t, time.Now().Unix()+3456000, expiration, 60)
+}
+
 // TestSwapWithoutCAS: a memcached that was started without CAS numbers (-C)
 // cannot tell whether a value has changed. A swap must refuse, not lose what
 // another client wrote.

@@ -18,7 +18,8 @@ const NoExpiry time.Duration = -1
 // TTL returns how long key has left to live, in whole seconds as memcached
 // counts them: the key is gone at most that much later. [NoExpiry], -1, is for
 // ever, and an absent key is [kv.ErrNotFound] itself. Asking is no use of the
-// key: it does not keep it from being evicted.
+// key: it does not keep it from being evicted. For a ttl under a second it is that
+// of the server's backstop, up to 2 s.
 //
 // It gives [kv.ErrNotSupported] unless the driver was opened with
 // [WithTTLQuery], and on a server or proxy without the meta protocol (memcached
@@ -53,7 +54,7 @@ func (db *MemcachedDB) TTL(ctx context.Context, key string) (time.Duration, erro
 
 // Expire gives key a new ttl, kept as by [MemcachedDB.Set]: 0 is no expiry, a
 // negative one removes it, one under a second is exact. A key that is not there is [kv.ErrNotFound] itself.
-// One that was cut off may or may not have happened.
+// An Expire that was cut off by ctx or by a failure may or may not have happened.
 func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration) error {
 	if isSubsecond(ttl) {
 		if err := db.expireSubsecond(ctx, key, ttl); err != errClassic {

@@ -12,7 +12,7 @@ import (
 
 // OpenStore opens a driver and a store on it in one call. Options of the store,
 // such as a codec, go through [WithStoreOptions]. It dials nothing, as
-// [MemcachedDB.Open]. Closing the store closes the driver.
+// [MemcachedDB.Open], and has its errors. Closing the store closes the driver.
 func OpenStore(ctx context.Context, dsn string, opts ...driver.Option) (*kv.Store, error) {
 	// Open is told of all options but the store's.
 	store := settingsOf(collect(opts)).store

@@ -36,7 +36,7 @@ func SpeaksMeta(c *pool.Conn) (bool, error) {
 	case err == nil:
 		server.Meta.Store(pool.MetaSpoken)
 		return true, nil
-	case closed(err), errors.As(err, &reply) && !reply.InStep():
+	case closed(err), err == errDialect, errors.As(err, &reply) && !reply.InStep():
 		server.Meta.Store(pool.MetaRefused)
 		return false, nil
 	}
@@ -58,11 +58,15 @@ func noop(c *pool.Conn) error {
 		return nil
 	}, func(_ *exchange, _ int, m protocol.Meta) error {
 		if m.Code != "MN" {
-			return protocol.ErrUnexpected
+			return errDialect
 		}
 		return nil
 	})
 }
+
+// errDialect means that the server speaks a meta protocol of its own, such as
+// that of the first 1.6.
+var errDialect = errors.New("another meta protocol")
 
 // metaRun sends n meta commands and hands the first line of each reply to read.
 func metaRun(c *pool.Conn, n int, write func(x *exchange, i int) error, read func(x *exchange, i int, m protocol.Meta) error) error {
@@ -341,7 +345,7 @@ func (x *exchange) ttl() (int64, error) {
 }
 
 // clock reads the reply to "stats" and returns the server's Unix time, 0 where
-// it is that of memcached's own proxy.
+// it does not tell or it is that of memcached's own proxy.
 func (x *exchange) clock() (unix int64, err error) {
 	proxy := false
 	for {
@@ -357,7 +361,11 @@ func (x *exchange) clock() (unix int64, err error) {
 			}
 			return unix, nil
 		case !ok:
-			return 0, protocol.LineError(line)
+			err := protocol.LineError(line)
+			if refusal(err) {
+				return 0, nil
+			}
+			return 0, err
 		case name == "time":
 			unix, err = strconv.ParseInt(value, 10, 64)
 			if err != nil {

@@ -79,12 +79,21 @@ func TestSpeaksMeta(t *testing.T) {
 
 // TestSpeaksMetaGarbage: what is no memcached gets no verdict.
 func TestSpeaksMetaGarbage(t *testing.T) {
-	for _, reply := range []string{"-ERR unknown command 'mn'\r\n", "HD\r\n", "EN\r\n", "HTTP/1.1 400 Bad Request\r\n"} {
+	for _, reply := range []string{"-ERR unknown command 'mn'\r\n", "HTTP/1.1 400 Bad Request\r\n"} {
 		p := listen(t, says(reply))
 		_, err := verdict(t, p)
 		assert.ErrorIs(t, err, protocol.ErrUnexpected, reply)
 		assert.Equal(t, pool.MetaUnknown, p.Servers[0].Meta.Load(), reply)
 	}
+}
+
+// TestSpeaksMetaDialect: the first 1.6 answered "mn" by EN; what else it did is
+// not what is spoken here.
+func TestSpeaksMetaDialect(t *testing.T) {
+	p := listen(t, says("EN\r\n"))
+	meta, err := verdict(t, p)
+	require.NoError(t, err)
+	assert.False(t, meta)
 }
 
 // TestSpeaksMetaServerDies in the probe, as one that is restarted, and is back
