@@ -41,24 +41,24 @@ func (db *MemcachedDB) MGet(ctx context.Context, keys []string) ([][]byte, error
 // copyToTwins gives a key that is named twice its value twice, also where the
 // server sent it once.
 func (g *group) copyToTwins(values [][]byte) {
-	var missing map[string][]int
-	for i, key := range g.keys {
-		if at := g.place(i); values[at] == nil {
-			if missing == nil {
-				missing = make(map[string][]int)
-			}
-			missing[key] = append(missing[key], at)
+	misses := 0
+	for i := range g.keys {
+		if values[g.place(i)] == nil {
+			misses++
 		}
 	}
-	if missing == nil {
+	if misses == 0 || misses == len(g.keys) {
 		return
 	}
+	found := make(map[string][]byte, len(g.keys)-misses)
 	for i, key := range g.keys {
 		if value := values[g.place(i)]; value != nil {
-			for _, at := range missing[key] {
-				values[at] = append([]byte{}, value...)
-			}
-			delete(missing, key)
+			found[key] = value
+		}
+	}
+	for i, key := range g.keys {
+		if at := g.place(i); values[at] == nil && found[key] != nil {
+			values[at] = append([]byte{}, found[key]...)
 		}
 	}
 }

@@ -264,7 +264,7 @@ func connMissReply(line string) string {
 	case "mn":
 		return "MN\r\n"
 	case "version":
-		return "VERSION 1.6.0\r\n"
+		return "VERSION 1.6.18\r\n"
 	case "incr", "decr", "delete", "touch":
 		return "NOT_FOUND\r\n"
 	}

@@ -78,9 +78,10 @@ func TestTimeoutsAreEachTheirOwn(t *testing.T) {
 	})
 	t.Run("write", func(t *testing.T) {
 		server := connServe(t, func(c net.Conn, r *bufio.Reader) { // says what it speaks, then reads nothing
-			if b, _ := r.Peek(len("mn")); string(b) == "mn" {
+			if b, _ := r.Peek(len("version")); string(b) == "version" {
 				_, _ = r.ReadString('\n')
-				fmt.Fprint(c, "MN\r\n")
+				_, _ = r.ReadString('\n')
+				fmt.Fprint(c, "VERSION 1.6.18\r\nMN\r\n")
 			}
 			time.Sleep(time.Second)
 		})
@@ -185,6 +186,8 @@ func TestTimeoutIsForEachReplyOfABatch(t *testing.T) {
 				}
 				time.Sleep(pause)
 				fmt.Fprint(c, "STORED\r\n")
+			case "version":
+				fmt.Fprint(c, "VERSION 1.6.18\r\n")
 			case "mn":
 				fmt.Fprint(c, "MN\r\n")
 			case "mg":

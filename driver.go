@@ -290,12 +290,22 @@ func (db *MemcachedDB) store(ctx context.Context, op, key string, value []byte, 
 		case pipeline.ModeReplace:
 			return c.Replace(item)
 		}
-		return c.Set(item)
+		return isStored(c.Set(item))
 	})
 	if err == memcache.ErrNotStored {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// isStored refuses the answers that a set does not have: what a broken proxy did
+// not store must not pass for stored.
+func isStored(err error) error {
+	switch err {
+	case memcache.ErrNotStored, memcache.ErrCASConflict, memcache.ErrCacheMiss:
+		return ErrProtocol
+	}
+	return err
 }
 
 func (db *MemcachedDB) delete(ctx context.Context, key string) (int64, error) {

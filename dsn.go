@@ -133,7 +133,7 @@ func parseServer(s string) (pool.Addr, error) {
 // params are what a DSN can set, one for every option that a string can
 // express.
 var params = map[string]func(c *config, value string) error{
-	"timeout":              func(c *config, v string) error { return nil }, // see parseParams
+	"timeout":              func(*config, string) error { return nil }, // set first, by parseParams
 	"dial_timeout":         func(c *config, v string) error { return parseDuration(v, &c.dialTimeout) },
 	"read_timeout":         func(c *config, v string) error { return parseDuration(v, &c.readTimeout) },
 	"write_timeout":        func(c *config, v string) error { return parseDuration(v, &c.writeTimeout) },

@@ -71,7 +71,7 @@ func garbled(t *testing.T, reply string) *memcacheddriver.MemcachedDB {
 		answer(c, func(line string) string {
 			switch {
 			case line == "version":
-				return "VERSION 1.6.0\r\n"
+				return "VERSION 1.6.18\r\n"
 			case line == "mn":
 				return "MN\r\n"
 			}

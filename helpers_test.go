@@ -205,6 +205,11 @@ func startClassic(t testing.TB, addr string) string {
 			fields := strings.Fields(line)
 			data := 0
 			switch fields[0] {
+			case "version":
+				if _, err := io.WriteString(c, "VERSION 1.5.22\r\n"); err != nil {
+					return
+				}
+				continue
 			case "mn", "mg", "ms", "md", "ma", "me":
 				// Only ever sent alone by a client that has not met the answer yet.
 				if _, err := io.WriteString(c, "ERROR\r\n"); err != nil {

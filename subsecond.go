@@ -62,8 +62,11 @@ func (s *session) storeAllSubsecond(c *pool.Conn, items []pipeline.Item, ttl tim
 	outcomes, err := pipeline.StoreAll(c, stores)
 	due := time.Now().Add(ttl)
 	for i, out := range outcomes {
-		if out.Code == "HD" {
+		switch {
+		case out.Code == "HD":
 			s.removerOf(c.Server()).add(items[i].Key, out.CAS, due)
+		case out.Err == nil && (mode == pipeline.ModeSet || out.Code != "NS"):
+			outcomes[i].Err = ErrProtocol // not an answer to such a set
 		}
 	}
 	return outcomes, err
@@ -136,7 +139,7 @@ func (r *remover) add(key string, cas uint64, due time.Time) {
 		return
 	}
 	if p := r.byKey[key]; p != nil && p.place >= 0 {
-		if cas > p.cas { // of two writes at once the server has kept the later
+		if cas >= p.cas { // of two writes at once the server has kept the later
 			p.cas, p.due = cas, due
 			heap.Fix(&r.queue, p.place)
 		}

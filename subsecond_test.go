@@ -200,3 +200,32 @@ func TestCloseEndsRemoval(t *testing.T) {
 		t.Error("Close waits for the server")
 	}
 }
+
+// An Expire counts also where the value had a TTL under a second before.
+func TestSubsecondExpireReplaces(t *testing.T) {
+	t.Parallel()
+	db := openSubsecond(t, memcachedtest.Start(t).Addr())
+	ctx := t.Context()
+	require.NoError(t, db.Set(ctx, "longer", []byte("v"), 100*time.Millisecond))
+	require.NoError(t, db.Expire(ctx, "longer", 900*time.Millisecond))
+	require.NoError(t, db.Set(ctx, "shorter", []byte("v"), 900*time.Millisecond))
+	start := time.Now()
+	require.NoError(t, db.Expire(ctx, "shorter", 100*time.Millisecond))
+	assert.Less(t, life(t, db, "shorter", start), 800*time.Millisecond)
+	if time.Since(start) < 600*time.Millisecond {
+		_, err := db.Get(ctx, "longer")
+		assert.NoError(t, err)
+	}
+}
+
+// A server without CAS numbers cannot be told which value to remove: none is.
+func TestSubsecondWithoutCAS(t *testing.T) {
+	t.Parallel()
+	db := openSubsecond(t, memcachedtest.Start(t, "-C").Addr())
+	ctx := t.Context()
+	require.NoError(t, db.Set(ctx, "k", []byte("v"), 50*time.Millisecond))
+	require.NoError(t, db.Set(ctx, "k", []byte("w"), time.Hour))
+	time.Sleep(200 * time.Millisecond)
+	_, err := db.Get(ctx, "k")
+	assert.NoError(t, err, "a value with an hour to live was removed")
+}

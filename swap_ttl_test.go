@@ -212,8 +212,8 @@ func metaScript(t *testing.T, reply func(command string) string) string {
 					return
 				}
 			}
-			out := "MN\r\n"
-			if f[0] != "mn" {
+			out := map[string]string{"version": "VERSION 1.6.18\r\n", "mn": "MN\r\n"}[f[0]]
+			if out == "" {
 				out = reply(strings.Join(f, " "))
 			}
 			if _, err := io.WriteString(c, out); err != nil || out == "" {

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"bufio"
+	"bytes"
 
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
@@ -135,8 +136,9 @@ func (m *matcher) find(key []byte) (int, error) {
 	return i, nil
 }
 
-// Delete deletes keys and counts those that were there; refused and answered
-// are as Set's.
+// Delete deletes keys and counts those that were there. refused is called for
+// each that the server refused; answered says how many it answered for, from the
+// first on.
 func Delete(c *pool.Conn, keys []string, refused func(i int, err error)) (deleted int64, answered int, err error) {
 	err = do(c, func(x *exchange) error {
 		answered, err = x.run(len(keys), shortWindow, func(i int) error {
@@ -166,24 +168,29 @@ func Delete(c *pool.Conn, keys []string, refused func(i int, err error)) (delete
 	return deleted, answered, err
 }
 
-// Version asks for the server's version, which every server and proxy answers.
+// Version asks for the server's version, which every server and proxy tells.
 func Version(c *pool.Conn) (version string, err error) {
 	err = do(c, func(x *exchange) error {
 		_, err := x.run(1, 1, func(int) error {
 			x.out = append(x.out, "version\r\n"...)
 			return nil
 		}, func(int) error {
-			line, err := protocol.Line(x.r)
-			if err != nil {
-				return err
-			}
-			if len(line) < len("VERSION ") || string(line[:len("VERSION ")]) != "VERSION " {
-				return protocol.LineError(line)
-			}
-			version = string(line[len("VERSION "):])
-			return nil
+			version, err = x.version()
+			return err
 		})
 		return err
 	})
 	return version, err
+}
+
+func (x *exchange) version() (string, error) {
+	line, err := protocol.Line(x.r)
+	if err != nil {
+		return "", err
+	}
+	version, ok := bytes.CutPrefix(line, []byte("VERSION "))
+	if !ok {
+		return "", protocol.LineError(line)
+	}
+	return string(version), nil
 }

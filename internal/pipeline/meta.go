@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"strconv"
 	"strings"
@@ -11,66 +12,96 @@ import (
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
 )
 
-// SpeaksMeta reports whether the server speaks the meta protocol, which is found
-// out once per server, by asking it for nothing ("mn"). A memcached before 1.6
-// answers ERROR. twemproxy closes the connection, as a server that stops does:
-// only what does so again, on a connection where it has just answered to
-// "version", has refused.
+// SpeaksMeta reports whether the server speaks the meta protocol. That it does
+// is found out for each connection, before a value is sent on it that another
+// server behind the same address would take for commands; that it does not, once
+// per server. It is asked for its version and for nothing ("mn"). A memcached
+// before 1.6 answers ERROR. twemproxy closes the connection, as a server that
+// stops does: only what does so again, after it has answered to "version" alone,
+// has refused.
 func SpeaksMeta(c *pool.Conn) (bool, error) {
 	server := c.Server()
-	switch server.Meta.Load() {
-	case pool.MetaSpoken:
-		return true, nil
-	case pool.MetaRefused:
+	if server.MetaRefused.Load() {
 		return false, nil
 	}
-	err := noop(c)
+	if spoken, err := c.Meta(); err != nil || spoken {
+		return spoken, err
+	}
+	err := askMeta(c)
 	if closed(err) {
 		if _, err := Version(c); err != nil {
 			return false, err
 		}
-		err = noop(c)
+		err = askMeta(c)
 	}
-	var reply *protocol.ReplyError
 	switch {
 	case err == nil:
-		server.Meta.Store(pool.MetaSpoken)
+		c.SetMeta()
 		return true, nil
-	case closed(err), err == errDialect, errors.As(err, &reply) && !reply.InStep():
-		server.Meta.Store(pool.MetaRefused)
+	case closed(err), err == errRefused:
+		server.MetaRefused.Store(true)
 		return false, nil
 	}
 	return false, err
 }
 
+// errRefused means that the server does not speak the meta protocol, or another
+// one than ours.
+var errRefused = errors.New("no meta protocol")
+
 // closed reports whether the server ended the connection.
 func closed(err error) bool {
-	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	var at *pool.Error
+	return errors.As(err, &at) &&
+		(errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE))
 }
 
-// noop sends "mn". That the server closes the connection is an answer, not a
-// failure of its.
-func noop(c *pool.Conn) error {
+// askMeta asks for the version and for nothing. That the server closes the
+// connection is an answer, not a failure of its.
+func askMeta(c *pool.Conn) error {
 	c.MayClose = true
 	defer func() { c.MayClose = false }()
-	return metaRun(c, 1, func(x *exchange, _ int) error {
-		x.out = append(x.out, "mn\r\n"...)
-		return nil
-	}, func(_ *exchange, _ int, m protocol.Meta) error {
-		if m.Code != "MN" {
-			return errDialect
-		}
-		return nil
+	version := ""
+	return do(c, func(x *exchange) error {
+		_, err := x.run(2, 2, func(i int) error {
+			x.out = append(x.out, [...]string{"version\r\n", "mn\r\n"}[i]...)
+			return nil
+		}, func(i int) (err error) {
+			if i == 0 {
+				version, err = x.version()
+				return err
+			}
+			line, err := protocol.Line(x.r)
+			if err != nil {
+				return err
+			}
+			m, err := protocol.ParseMeta(line)
+			var reply *protocol.ReplyError
+			switch {
+			case errors.As(err, &reply) && !reply.InStep():
+				return errRefused
+			case err != nil:
+				return err
+			case m.Code != "MN" || beforeMeta(version):
+				return errRefused
+			}
+			return nil
+		})
+		return err
 	})
 }
 
-// errDialect means that the server speaks a meta protocol of its own, such as
-// that of the first 1.6.
-var errDialect = errors.New("another meta protocol")
+// beforeMeta reports whether a memcached is older than 1.6.10, before which its
+// meta commands had another form.
+func beforeMeta(version string) bool {
+	var minor, patch int
+	n, _ := fmt.Sscanf(version, "1.%d.%d", &minor, &patch)
+	return n == 2 && (minor < 6 || minor == 6 && patch < 10)
+}
 
 // metaRun sends n meta commands and hands the first line of each reply to read.
 func metaRun(c *pool.Conn, n int, write func(x *exchange, i int) error, read func(x *exchange, i int, m protocol.Meta) error) error {
-	return metaDo(c, func(x *exchange) error {
+	return do(c, func(x *exchange) error {
 		_, err := x.run(n, shortWindow, func(i int) error {
 			return write(x, i)
 		}, func(i int) error {
@@ -86,17 +117,6 @@ func metaRun(c *pool.Conn, n int, write func(x *exchange, i int) error, read fun
 		})
 		return err
 	})
-}
-
-// metaDo is do for meta commands. Where one is refused, another server answers
-// at this address than the one that was asked, and is asked anew.
-func metaDo(c *pool.Conn, fn func(*exchange) error) error {
-	err := do(c, fn)
-	var reply *protocol.ReplyError
-	if closed(err) || errors.As(err, &reply) && reply.Unknown() {
-		c.Server().Meta.Store(pool.MetaUnknown)
-	}
-	return err
 }
 
 // Exists calls found for each of keys that the server holds, without fetching a
@@ -236,7 +256,7 @@ type Outcome struct {
 // their order, as many as were answered.
 func StoreAll(c *pool.Conn, stores []Store) (outcomes []Outcome, err error) {
 	outcomes = make([]Outcome, 0, len(stores))
-	err = metaDo(c, func(x *exchange) error {
+	err = do(c, func(x *exchange) error {
 		_, err := x.run(len(stores), shortWindow, func(i int) error {
 			return x.store(&stores[i])
 		}, func(i int) error {
@@ -291,7 +311,7 @@ const ticks = 5
 func Death(c *pool.Conn, key string) (int64, error) {
 	for range ticks {
 		var before, behind, clock int64
-		err := metaDo(c, func(x *exchange) error {
+		err := do(c, func(x *exchange) error {
 			_, err := x.run(3, 3, func(i int) error {
 				if i == 1 {
 					x.out = append(x.out, "stats\r\n"...)

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -26,6 +27,9 @@ func speaks(mn string, probes *atomic.Int32) func(int, *bufio.Reader, net.Conn) 
 				return
 			}
 			reply := "VERSION 1.5.22\r\n"
+			if mn == "MN\r\n" {
+				reply = "VERSION 1.6.18\r\n"
+			}
 			if cmd.fields[0] == "mn" {
 				probes.Add(1)
 				if reply = mn; reply == "" {
@@ -83,14 +87,13 @@ func TestSpeaksMetaGarbage(t *testing.T) {
 		p := listen(t, says(reply))
 		_, err := verdict(t, p)
 		assert.ErrorIs(t, err, protocol.ErrUnexpected, reply)
-		assert.Equal(t, pool.MetaUnknown, p.Servers[0].Meta.Load(), reply)
+		assert.False(t, p.Servers[0].MetaRefused.Load(), reply)
 	}
 }
 
-// TestSpeaksMetaDialect: the first 1.6 answered "mn" by EN; what else it did is
-// not what is spoken here.
+// TestSpeaksMetaDialect: the first 1.6 had meta commands of another form.
 func TestSpeaksMetaDialect(t *testing.T) {
-	p := listen(t, says("EN\r\n"))
+	p := listen(t, says("VERSION 1.6.6\r\nMN\r\n"))
 	meta, err := verdict(t, p)
 	require.NoError(t, err)
 	assert.False(t, meta)
@@ -128,7 +131,7 @@ func TestSpeaksMetaServerStaysDead(t *testing.T) {
 	})
 	_, err := verdict(t, p)
 	require.Error(t, err)
-	assert.Equal(t, pool.MetaUnknown, p.Servers[0].Meta.Load())
+	assert.False(t, p.Servers[0].MetaRefused.Load())
 	alive.Store(true)
 	meta, err := verdict(t, p)
 	require.NoError(t, err)
@@ -163,7 +166,7 @@ func TestSpeaksMetaTogether(t *testing.T) {
 		}
 	}
 	assert.Equal(t, pool.Up, p.Servers[0].Stats().State)
-	assert.Equal(t, pool.MetaRefused, p.Servers[0].Meta.Load())
+	assert.True(t, p.Servers[0].MetaRefused.Load())
 }
 
 // TestSpeaksMetaIsNoFailure: that a proxy closes the connection is its answer to
@@ -178,22 +181,64 @@ func TestSpeaksMetaIsNoFailure(t *testing.T) {
 	assert.Equal(t, pool.Up, p.Servers[0].Stats().State)
 }
 
-// TestMetaUnlearned: a server that answers ERROR to a meta command is another
-// than the one that was asked, and is asked anew.
-func TestMetaUnlearned(t *testing.T) {
-	p := listen(t, answers(func(cmd command) string {
-		if cmd.fields[0] == "version" {
-			return "VERSION 1.5.22\r\n"
+// TestMetaIsOfAConnection: behind an address there may be another server by the
+// next connection. It is asked before a value is sent that it would take for
+// commands.
+func TestMetaIsOfAConnection(t *testing.T) {
+	var got atomic.Value
+	p := listen(t, func(n int, r *bufio.Reader, c net.Conn) {
+		for {
+			cmd, err := next(r)
+			if err != nil {
+				return
+			}
+			version, mn := "VERSION 1.6.18\r\n", "MN\r\n"
+			if n > 0 {
+				version, mn = "VERSION 1.4.39\r\n", "ERROR\r\n"
+			}
+			switch cmd.fields[0] {
+			case "version":
+				_, err = io.WriteString(c, version)
+			case "mn":
+				_, err = io.WriteString(c, mn)
+			case "set":
+				_, err = io.WriteString(c, "STORED\r\n")
+			default:
+				got.Store(cmd.fields[0])
+				_, err = io.WriteString(c, "ERROR\r\n")
+			}
+			if err != nil || n == 0 && cmd.fields[0] == "mn" {
+				return // and is replaced
+			}
 		}
-		return "ERROR\r\n"
-	}))
-	p.Servers[0].Meta.Store(pool.MetaSpoken)
-	err := use(t, p, func(c *pool.Conn) error { return Exists(c, []string{"a", "b"}, nil) })
-	var reply *protocol.ReplyError
-	require.ErrorAs(t, err, &reply)
+	})
 	meta, err := verdict(t, p)
 	require.NoError(t, err)
-	assert.False(t, meta)
+	assert.True(t, meta)
+	assert.Eventually(t, func() bool {
+		meta, err = verdict(t, p)
+		return err == nil && !meta
+	}, 5*time.Second, time.Millisecond)
+	assert.Nil(t, got.Load(), "a meta command was sent to a server that was not asked")
+}
+
+// TestSpeaksMetaTooMany: a server that is full says so in place of an answer, and
+// closes. That is no verdict.
+func TestSpeaksMetaTooMany(t *testing.T) {
+	p := listen(t, says("ERROR Too many open connections\r\n"))
+	_, err := verdict(t, p)
+	var reply *protocol.ReplyError
+	require.ErrorAs(t, err, &reply)
+	assert.False(t, p.Servers[0].MetaRefused.Load())
+}
+
+func TestBeforeMeta(t *testing.T) {
+	for version, want := range map[string]bool{
+		"1.4.39": true, "1.5.22": true, "1.6.0": true, "1.6.9": true, "1.6.9_beta": true,
+		"1.6.10": false, "1.6.18": false, "1.6.40": false, "1.7.0": false, "2.0.0": false, "mcrouter 1.0": false, "": false,
+	} {
+		assert.Equal(t, want, beforeMeta(version), version)
+	}
 }
 
 func TestMetaMisses(t *testing.T) {

@@ -46,7 +46,7 @@ func SetQuietly(c *pool.Conn, items []Item, expiration int32, refused func(from,
 		small++
 	}
 	flags := append(strconv.AppendInt([]byte(" T"), int64(expiration), 10), " q\r\n"...)
-	err = metaDo(c, func(x *exchange) error {
+	err = do(c, func(x *exchange) error {
 		n, err := x.run((small+segment-1)/segment, segmentWindow, func(i int) error {
 			for _, it := range items[i*segment : min((i+1)*segment, small)] {
 				x.out = append(append(append(x.out, "ms "...), it.Key...), ' ')

@@ -89,7 +89,26 @@ func (c *Conn) acquire() error {
 		}
 	}
 	c.sock.Store(s)
+	c.whole = true // nothing is under way on it
 	return nil
+}
+
+// Meta reports whether the server has shown on this very connection that it
+// speaks the meta protocol. It connects where there is no connection.
+func (c *Conn) Meta() (bool, error) {
+	if c.sock.Load() == nil {
+		if err := c.acquire(); err != nil {
+			return false, err
+		}
+	}
+	return c.sock.Load().meta, nil
+}
+
+// SetMeta says that it has, in the request that has just been completed.
+func (c *Conn) SetMeta() {
+	if s := c.sock.Load(); s != nil {
+		s.meta = true
+	}
 }
 
 // Write is gomemcache's: a write behind a read begins the next request.
@@ -168,9 +187,14 @@ func (c *Conn) answered() {
 	c.server.succeeded()
 }
 
-// Progress says that a reply is complete, so that the next read or write has
-// its whole timeout.
-func (c *Conn) Progress() { c.renew = true }
+// Progress says that a command is written or a reply is complete, so that the
+// next read or write has its whole timeout. A reply is a sign of life.
+func (c *Conn) Progress() {
+	c.renew = true
+	if c.probe && c.phase == reading {
+		c.answered()
+	}
+}
 
 // Complete says that the last reply of the request is. A socket whose request
 // did not come to it is not used again.
@@ -292,6 +316,7 @@ func (c *Conn) settle(fit bool) {
 		c.Drop()
 		return
 	}
+	c.unprobe()
 	c.sock.Store(nil)
 	c.phase = resting
 	s.proven = true

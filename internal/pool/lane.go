@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -136,7 +137,8 @@ func over(ctx context.Context) bool {
 	return ctx.Err() != nil
 }
 
-// contextError says why a context ended: it is both its Err and its Cause.
+// contextError says why a context ended. It is its Err and its Cause, but only
+// the Err for errors.As: a cause may be the failure of another call.
 type contextError struct{ ctx context.Context }
 
 func (e *contextError) Error() string {
@@ -146,4 +148,5 @@ func (e *contextError) Error() string {
 	return e.ctx.Err().Error()
 }
 
-func (e *contextError) Unwrap() []error { return []error{e.ctx.Err(), context.Cause(e.ctx)} }
+func (e *contextError) Unwrap() error        { return e.ctx.Err() }
+func (e *contextError) Is(target error) bool { return errors.Is(context.Cause(e.ctx), target) }

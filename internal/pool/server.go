@@ -3,6 +3,7 @@ package pool
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,23 +13,15 @@ import (
 // to be down.
 var ErrServerDown = errors.New("server is down")
 
-// Meta is what is known of a server's meta protocol.
-type Meta = int32
-
-const (
-	MetaUnknown Meta = iota
-	MetaSpoken
-	MetaRefused
-)
-
 // Server is one address with its sockets, health and counters. It is the
 // net.Addr that gomemcache knows the server by.
 type Server struct {
 	Addr
 	Index int // in Pool.Servers
 
-	// Meta is found out by the pipeline, once.
-	Meta atomic.Int32
+	// MetaRefused means that the server does not speak the meta protocol, which
+	// the pipeline finds out.
+	MetaRefused atomic.Bool
 
 	pool *Pool
 
@@ -139,7 +132,7 @@ func (s *Server) closeIdleSince(t time.Time) (oldest time.Time) {
 		n++
 	}
 	expired := append([]*socket(nil), s.idle[:n]...)
-	s.idle = append(s.idle[:0], s.idle[n:]...)
+	s.idle = slices.Delete(s.idle, 0, n)
 	if len(s.idle) > 0 {
 		oldest = s.idle[0].used
 	}

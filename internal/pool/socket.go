@@ -26,6 +26,7 @@ type socket struct {
 	server   *Server
 	used     time.Time // when a reply was last waited for
 	proven   bool      // a request has come to its end on it
+	meta     bool      // the server has shown on it that it speaks the meta protocol
 	peek     *peeker   // of plain; nil where the platform has none
 }
 
@@ -43,7 +44,7 @@ func (s *socket) good() bool {
 		return true
 	case readable:
 		t, ok := s.Conn.(*tls.Conn)
-		return ok && onlyTickets(t)
+		return ok && onlyTickets(t) && s.peek.look() == quiet
 	}
 	return false
 }

@@ -48,9 +48,6 @@ func (e *ReplyError) Unauthenticated() bool {
 	return strings.HasPrefix(e.Line, "CLIENT_ERROR") && strings.Contains(e.Line, "authentica")
 }
 
-// Unknown reports whether the server does not know the command.
-func (e *ReplyError) Unknown() bool { return e.Line == "ERROR" }
-
 // ErrUnexpected is in the chain when a reply is none of those that the protocol
 // allows. The reply is not quoted: it may be part of a value.
 var ErrUnexpected = errors.New("unexpected reply (is this a memcached?)")
@@ -255,10 +252,10 @@ func CutValue(b []byte, key string) (data []byte, n int) {
 	return b[i : i+size], n
 }
 
-// digits reads the number that b begins with, of ten digits at most, and its
-// length.
+// digits reads the number that b begins with, as far as any int holds it, and
+// its length.
 func digits(b []byte) (n, length int) {
-	for length < len(b) && length < 10 && '0' <= b[length] && b[length] <= '9' {
+	for length < len(b) && length < 9 && '0' <= b[length] && b[length] <= '9' {
 		n = n*10 + int(b[length]-'0')
 		length++
 	}
