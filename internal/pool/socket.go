@@ -21,13 +21,14 @@ const (
 
 // socket is an open network connection, authenticated and ready for a command.
 type socket struct {
-	net.Conn          // what requests go through: TLS or plain
-	plain    net.Conn // the connection below TLS
-	server   *Server
-	used     time.Time // when a reply was last waited for
-	proven   bool      // a request has come to its end on it
-	meta     bool      // the server has shown on it that it speaks the meta protocol
-	peek     *peeker   // of plain; nil where the platform has none
+	net.Conn                 // what requests go through: TLS or plain
+	plain           net.Conn // the connection below TLS
+	server          *Server
+	used            time.Time // when a reply was last waited for
+	readBy, writeBy time.Time // the deadlines that are set
+	proven          bool      // a request has come to its end on it
+	meta            bool      // the server has shown on it that it speaks the meta protocol
+	peek            *peeker   // of plain; nil where the platform has none
 }
 
 // good reports whether the socket can be used again.
@@ -44,15 +45,16 @@ func (s *socket) good() bool {
 		return true
 	case readable:
 		t, ok := s.Conn.(*tls.Conn)
-		return ok && onlyTickets(t) && s.peek.look() == quiet
+		return ok && s.onlyTickets(t) && s.peek.look() == quiet
 	}
 	return false
 }
 
 // onlyTickets reads what a TLS server sent unasked: session tickets are no sign
 // of a stale connection; an end or a reply that nobody waits for is.
-func onlyTickets(t *tls.Conn) bool {
-	t.SetReadDeadline(time.Now().Add(recordWait))
+func (s *socket) onlyTickets(t *tls.Conn) bool {
+	s.readBy = time.Now().Add(recordWait)
+	t.SetReadDeadline(s.readBy)
 	var b [1]byte
 	_, err := t.Read(b[:])
 	return errors.Is(err, os.ErrDeadlineExceeded)
