@@ -162,7 +162,7 @@ func (db *MemcachedDB) Delete(ctx context.Context, keys ...string) (int64, error
 
 // Exists returns how many of keys are there; one that is named twice counts
 // twice. No value is fetched from a server that speaks the meta protocol
-// (memcached 1.6). Where a server fails or ctx ends, it returns the count of the
+// (memcached 1.6.10). Where a server fails or ctx ends, it returns the count of the
 // others together with the error (a store's Exists the error alone).
 func (db *MemcachedDB) Exists(ctx context.Context, keys ...string) (int64, error) {
 	var count atomic.Int64

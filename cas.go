@@ -48,7 +48,7 @@ type swap struct {
 // often it is swapped; [CASTTL] sets another. For that the server's clock is read
 // (stats). Behind memcached's own proxy it cannot be, and each swap may give or
 // take a second. On a server or proxy without the meta protocol (memcached before
-// 1.6, twemproxy) the rest of the life cannot be read: there the swapped value
+// 1.6.10, twemproxy) the rest of the life cannot be read: there the swapped value
 // does not expire unless CASTTL says so. A server without CAS numbers
 // (memcached -C) gives [kv.ErrNotSupported].
 //

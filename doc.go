@@ -106,7 +106,7 @@
 // [WithTTLQuery]. A value may go at any time before its TTL is over: a server that
 // is full evicts what was not used for long, and one that restarts begins empty.
 //
-// Proxies such as twemproxy, and servers before memcached 1.6, work too, within
+// Proxies such as twemproxy, and servers before memcached 1.6.10, work too, within
 // the classic protocol: there a swap loses the value's TTL unless [CASTTL] sets
 // one, a TTL under a second is rounded up, Exists fetches the values, and TTL gives
 // [kv.ErrNotSupported]. Behind memcached's own proxy each swap may give or take a

@@ -250,7 +250,7 @@ func get(c *memcache.Client, key string) (*memcache.Item, error) {
 // is sent as a date, by this machine's clock.
 //
 // A ttl under a second is exact to a few milliseconds where the server speaks
-// the meta protocol (memcached 1.6): the driver removes the value itself when
+// the meta protocol (memcached 1.6.10): the driver removes the value itself when
 // its time is over, unless it has been replaced. If the driver is closed before,
 // cannot reach the server, or the server has no CAS numbers (memcached -C), the
 // server does so after at most 2 s. A longer life that another client gives it by

@@ -151,7 +151,7 @@ func WithCredentials(user, password string) driver.Option {
 }
 
 // WithTTLQuery makes TTL answer, with the remaining life of a key, on servers
-// that speak the meta protocol (memcached 1.6). Without it TTL gives
+// that speak the meta protocol (memcached 1.6.10). Without it TTL gives
 // [kv.ErrNotSupported]. DSN: ttl_query=true.
 func WithTTLQuery() driver.Option {
 	return setting(func(c *config) error {

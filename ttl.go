@@ -23,7 +23,7 @@ const NoExpiry time.Duration = -1
 //
 // It gives [kv.ErrNotSupported] unless the driver was opened with
 // [WithTTLQuery], and on a server or proxy without the meta protocol (memcached
-// before 1.6, twemproxy).
+// before 1.6.10, twemproxy).
 func (db *MemcachedDB) TTL(ctx context.Context, key string) (time.Duration, error) {
 	if s := db.session.Load(); s != nil && !s.ttlQuery {
 		return 0, &OpError{Op: "ttl", Keys: []string{key}, Err: fmt.Errorf("%w: open the driver with WithTTLQuery", kv.ErrNotSupported)}

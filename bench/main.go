@@ -62,7 +62,7 @@ func main() {
 	short := flag.Bool("quick", false, "one server without added round trip, fewer rounds: under a minute")
 	check := flag.Bool("check", false, "exit with 1 if a figure does not hold")
 	only := flag.Bool("figures", false, "only the figures, without the table")
-	write := flag.String("write", "", "write benchmarks.md and batch.svg to this `directory` as well")
+	write := flag.String("write", "", "write benchmarks.md and batch.svg to this `directory`, and the README beside it, as well")
 	flag.Parse()
 
 	p := full
@@ -98,6 +98,9 @@ func run(p plan, onlyFigures bool, dir string) (failed int, err error) {
 		return failed, err
 	}
 	if err := os.WriteFile(filepath.Join(dir, "benchmarks.md"), file.Bytes(), 0o644); err != nil {
+		return failed, err
+	}
+	if err := updateReadme(filepath.Join(dir, "..", "README.md"), file.Bytes()); err != nil {
 		return failed, err
 	}
 	return failed, plotBatches(results, filepath.Join(dir, "batch.svg"))
