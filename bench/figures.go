@@ -51,7 +51,7 @@ var (
 		{batch(opMGet), ours, tuned, 0.75},
 		{batch(opMSet), ours, redisGrove, 1.0},
 		{batch(opMGet), ours, redisGrove, 1.0},
-		// Three servers on this one machine cost more than one by hand as well.
+		// Three servers on one machine are three exchanges for the same two cores.
 		{onThree(batch(opMSet)), hand, handOne, 0},
 		{onThree(batch(opMSet)), ours, onOne, 0},
 		{onThree(batch(opMGet)), hand, handOne, 0},
