@@ -26,10 +26,6 @@ type replyScan struct {
 	line      []byte // an incomplete line
 }
 
-// maxLine is longer than any line of a reply: memcached's are a key of 250
-// bytes and a few numbers.
-const maxLine = 2048
-
 func (r *replyScan) begin(request []byte) {
 	r.on = true
 	r.retrieval = bytes.HasPrefix(request, []byte("get")) || bytes.HasPrefix(request, []byte("gat"))
@@ -49,7 +45,7 @@ func (r *replyScan) read(p []byte) (n int, state replyState) {
 		i := bytes.IndexByte(p[n:], '\n')
 		if i < 0 {
 			r.line = append(r.line, p[n:]...)
-			if len(r.line) > maxLine {
+			if len(r.line) > protocol.MaxLine {
 				return 0, replyMalformed
 			}
 			return len(p), replyPartial

@@ -45,7 +45,7 @@ var replies = []struct {
 	{"gets k\r\n", "hello\r\n", replyMalformed},
 	{"gets k\r\n", "END\n", replyMalformed},
 	{"set k 0 0 1\r\n", "STORED\n", replyMalformed},
-	{"set k 0 0 1\r\n", strings.Repeat("x", maxLine+1), replyMalformed},
+	{"set k 0 0 1\r\n", strings.Repeat("x", 2049), replyMalformed},
 }
 
 // scan feeds a scan with reply in pieces that end where cuts say. It returns

@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	// maxLine is longer than any line of a reply: a key of 250 bytes and a few
+	// MaxLine is longer than any line of a reply: a key of 250 bytes and a few
 	// numbers.
-	maxLine = 2048
+	MaxLine = 2048
 
 	// maxValue is the largest item that a memcached can be made to hold (-I).
 	maxValue = 1 << 30
@@ -69,7 +69,7 @@ func LineError(line []byte) error {
 func Line(r *bufio.Reader) ([]byte, error) {
 	line, err := r.ReadSlice('\n')
 	switch {
-	case err == bufio.ErrBufferFull || len(line) > maxLine:
+	case err == bufio.ErrBufferFull || len(line) > MaxLine:
 		return nil, fmt.Errorf("a line too long: %w", ErrUnexpected)
 	case err == io.EOF:
 		return nil, io.ErrUnexpectedEOF

@@ -154,7 +154,7 @@ func TestParseStat(t *testing.T) {
 }
 
 func TestLine(t *testing.T) {
-	long := strings.Repeat("x", maxLine-2)
+	long := strings.Repeat("x", MaxLine-2)
 	for in, want := range map[string]string{
 		"\r\n":             "",
 		"STORED\r\nmore":   "STORED",
