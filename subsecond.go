@@ -91,10 +91,6 @@ func (db *MemcachedDB) expireSubsecond(ctx context.Context, key string, ttl time
 	})
 }
 
-// leaveAlone keeps the remover from a key that gets a TTL that the server can
-// keep.
-func (s *session) leaveAlone(key string) { s.removerOf(s.pool.Pick(key)).forget(key) }
-
 func (s *session) removerOf(server *pool.Server) *remover { return s.removers[server.Index] }
 
 // remover removes the values of one server when their time is over. It has a
@@ -173,7 +169,7 @@ func (r *remover) due(key string, cas uint64) (due time.Time, ok bool) {
 	return due, false
 }
 
-// forget forgets key.
+// forget leaves key alone, as it gets a TTL that the server can keep.
 func (r *remover) forget(key string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

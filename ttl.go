@@ -62,7 +62,7 @@ func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration
 		}
 	}
 	if s := db.session.Load(); s != nil {
-		s.leaveAlone(key)
+		s.removerOf(s.pool.Pick(key)).forget(key)
 	}
 	err := db.single(ctx, "expire", key, func(c *memcache.Client) error {
 		return c.Touch(key, expiration(ttl, time.Now()))

@@ -223,10 +223,9 @@ func countReplies(request []byte) int {
 	return bytes.Count(request, []byte(" "))
 }
 
-// A deadline that still leaves the whole timeout is not set anew, as that costs
-// more than all else here; so that it does for many calls, it is set a little
-// late.
-
+// armWrite gives what is written next its timeout. A deadline that still leaves
+// the whole timeout is not set anew, as that costs more than all else here; so
+// that it does for many calls, it is set a little late.
 func (c *Conn) armWrite(s *socket) {
 	now, timeout := time.Now(), c.server.pool.cfg.WriteTimeout
 	if s.writeBy.Sub(now) < timeout {
@@ -236,6 +235,7 @@ func (c *Conn) armWrite(s *socket) {
 	c.keepAborted(s)
 }
 
+// armRead is armWrite for what is read next.
 func (c *Conn) armRead(s *socket) {
 	now, timeout := time.Now(), c.server.pool.cfg.ReadTimeout
 	s.used = now
