@@ -2,7 +2,6 @@ package memcacheddriver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -29,7 +28,6 @@ type swap struct {
 	key     string
 	ttl     *time.Duration // of CASTTL
 
-	meta       bool
 	current    memcache.Item // Value, Flags, CasID
 	expiration int32         // of the value to store, unless ttl says otherwise
 }
@@ -58,10 +56,7 @@ type swap struct {
 // that was cut off by ctx or by a failure may or may not have happened.
 func (db *MemcachedDB) CompareAndSwap(ctx context.Context, key string, update func(current []byte) ([]byte, error), opts ...CASOption) error {
 	const op = "cas"
-	if err := checkKeys(op, key); err != nil {
-		return err
-	}
-	s, err := db.use(op)
+	s, err := db.use(op, key)
 	if err != nil {
 		return err
 	}
@@ -77,12 +72,6 @@ func (db *MemcachedDB) CompareAndSwap(ctx context.Context, key string, update fu
 		return &OpError{Op: op, Keys: []string{key}, Err: fmt.Errorf("update: %w", err)}
 	}
 	w.current.Value = value
-	if w.ttl != nil {
-		w.expiration = expiration(*w.ttl, time.Now())
-		if w.meta && isSubsecond(*w.ttl) {
-			w.expiration = backstop
-		}
-	}
 	return w.finish(op, s.pool.Do(ctx, w.write))
 }
 
@@ -99,22 +88,8 @@ func (w *swap) finish(op string, err error) error {
 	return w.session.failure(op, w.key, err)
 }
 
-func (w *swap) read(l *pool.Lane) (err error) {
+func (w *swap) read(l *pool.Lane) error {
 	c := l.Conn(w.server)
-	if w.meta, err = pipeline.SpeaksMeta(c); err != nil {
-		return err
-	}
-	if !w.meta {
-		item, err := get(l.Client, w.key)
-		switch {
-		case err == ErrProtocol:
-			l.Spoil()
-		case err == nil:
-			w.current = *item
-			err = checkCAS(item.CasID)
-		}
-		return err
-	}
 	found, err := pipeline.Fetch(c, w.key)
 	if err != nil {
 		return err
@@ -125,47 +100,46 @@ func (w *swap) read(l *pool.Lane) (err error) {
 	if err := checkCAS(found.CAS); err != nil {
 		return err
 	}
-	w.current = memcache.Item{Value: found.Value, Flags: found.Flags, CasID: found.CAS}
+	w.current = memcache.Item{Key: w.key, Value: found.Value, Flags: found.Flags, CasID: found.CAS}
 	if found.TTL >= 0 && w.ttl == nil {
-		w.expiration, err = remaining(c, w.key, found.TTL)
+		w.expiration, err = keepExpiration(c, w.key, found.TTL)
 	}
 	return err
 }
 
 func (w *swap) write(l *pool.Lane) error {
-	remover := w.session.removerOf(w.server)
-	due, subsecond := remover.due(w.key, w.current.CasID)
+	due, subsecond := w.session.removerOf(w.key).Due(w.key, w.current.CasID)
+	expirations := pipeline.Expiration{Meta: w.expiration, Classic: w.expiration}
 	if w.ttl != nil {
 		due, subsecond = time.Now().Add(*w.ttl), isSubsecond(*w.ttl)
+		expirations = subsecondExpiration
+		w.expiration = expiration(*w.ttl, time.Now())
 	}
-	if !subsecond || !w.meta {
-		w.current.Key = w.key
+	if !subsecond {
 		w.current.Expiration = w.expiration
 		return l.Client.CompareAndSwap(&w.current)
 	}
-	// Only a meta set tells the CAS number that the remover needs.
-	outcomes, err := pipeline.StoreAll(l.Conn(w.server), []pipeline.Store{{
+	// Only a meta set tells the CAS number that the removal needs.
+	var result pipeline.SetResult
+	err := pipeline.SetAll(l.Conn(w.server), []pipeline.Set{{
 		Item:       pipeline.Item{Key: w.key, Value: w.current.Value},
 		Flags:      w.current.Flags,
-		Expiration: w.expiration,
-		Mode:       pipeline.ModeSet,
+		Expiration: expirations,
 		CAS:        w.current.CasID,
-	}})
+	}}, func(_ int, r pipeline.SetResult) { result = r })
 	if err != nil {
 		return err
 	}
-	switch out := outcomes[0]; out.Code {
-	case "HD":
-		remover.add(w.key, out.CAS, due)
+	switch result.Status {
+	case pipeline.StatusStored:
+		w.session.removerOf(w.key).Add(due, pipeline.KeyCAS{Key: w.key, CAS: result.CAS})
 		return nil
-	case "EX":
+	case pipeline.StatusExists:
 		return memcache.ErrCASConflict
-	case "NF", "NS":
+	case pipeline.StatusNotFound, pipeline.StatusNotStored:
 		return memcache.ErrCacheMiss
-	case "":
-		return out.Err
 	}
-	return ErrProtocol
+	return result.Err
 }
 
 // checkCAS refuses what cannot be compared: the server would take 0 for no
@@ -177,17 +151,17 @@ func checkCAS(cas uint64) error {
 	return nil
 }
 
-// remaining returns the expiration that keeps a key's time of death.
+// keepExpiration returns the expiration that lets a key expire when it would have.
 //
 // Writing back the seconds that were read would not: where the server's clock
 // ticks between the read and the write the key gains a second, so that one that
-// is swapped without pause would never die. The key's death is therefore written
-// as a Unix time by the server's own clock, which is the same however often it
-// is read and written.
-func remaining(c *pool.Conn, key string, seconds int64) (int32, error) {
-	at, err := pipeline.Death(c, key)
+// is swapped without pause would never expire. The time is therefore written as a
+// Unix time by the server's own clock, which is the same however often it is read
+// and written.
+func keepExpiration(c *pool.Conn, key string, seconds int64) (int32, error) {
+	at, err := pipeline.ExpiresAt(c, key)
 	switch {
-	case errors.Is(err, pipeline.ErrNoClock):
+	case err == pipeline.ErrNoClock, err == pipeline.ErrNoMeta:
 		return expiration(time.Duration(seconds)*time.Second, time.Now()), nil
 	case err != nil:
 		return 0, err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,13 +23,6 @@ type MemcachedDB struct {
 	session atomic.Pointer[session]
 }
 
-// session is what a MemcachedDB has between Open and Close.
-type session struct {
-	pool     *pool.Pool
-	removers []*remover // by Server.Index
-	ttlQuery bool
-}
-
 // New returns a driver that is not open yet.
 func New() *MemcachedDB { return &MemcachedDB{} }
 
@@ -44,69 +36,35 @@ func New() *MemcachedDB { return &MemcachedDB{} }
 //
 // It returns [ErrInvalidDSN], [ErrInvalidOption] or [ErrAlreadyOpen].
 func (db *MemcachedDB) Open(ctx context.Context, dsn string, opts ...driver.Option) error {
-	db.opening.Lock()
-	defer db.opening.Unlock()
-	if db.session.Load() != nil {
-		return &OpError{Op: "open", Err: ErrAlreadyOpen}
+	c, err := newConfig(dsn, opts)
+	if err == nil && len(c.store) > 0 {
+		err = fmt.Errorf("%w: WithStoreOptions is for OpenStore; give the options to kv.Open", ErrInvalidOption)
 	}
-	s, err := newSession(dsn, opts)
+	if err == nil {
+		err = db.open(c)
+	}
 	if err != nil {
 		return &OpError{Op: "open", Err: err}
 	}
-	db.session.Store(s)
 	return nil
 }
 
-func newSession(dsn string, opts []driver.Option) (*session, error) {
-	c := defaultConfig()
-	addrs, err := parseDSN(dsn, &c)
-	if err != nil {
-		return nil, err
+func newConfig(dsn string, opts []driver.Option) (c config, err error) {
+	c = defaultConfig()
+	if c.addrs, err = parseDSN(dsn, &c); err == nil {
+		err = c.apply(opts)
 	}
-	o := collect(opts)
-	if len(settingsOf(o).store) > 0 {
-		return nil, fmt.Errorf("%w: WithStoreOptions is for OpenStore; give the options to kv.Open", ErrInvalidOption)
-	}
-	if err := c.applyOptions(o); err != nil {
-		return nil, err
-	}
-	infof, warnf := func(string, ...any) {}, func(string, ...any) {}
-	if o.Logger != nil {
-		infof, warnf = o.Logger.Infof, o.Logger.Warnf
-	}
-	if c.user != "" && c.tls == nil {
-		for _, a := range addrs {
-			if !isLocal(a) {
-				warnf("memcacheddriver: the credentials for server %s cross the network in the clear; use TLS", a)
-			}
-		}
-	}
-	p := pool.New(pool.Config{
-		Addrs:        addrs,
-		DialTimeout:  c.dialTimeout,
-		WriteTimeout: c.writeTimeout,
-		ReadTimeout:  c.readTimeout,
-		MaxIdle:      c.maxIdleConns,
-		MaxIdleTime:  c.connMaxIdleTime,
-		FailureLimit: c.failureLimit,
-		RetryAfter:   c.retryTimeout,
-		TLS:          c.tls,
-		User:         c.user,
-		Password:     c.password,
-		Infof:        infof,
-		Warnf:        warnf,
-	})
-	return &session{pool: p, removers: newRemovers(p), ttlQuery: c.ttlQuery}, nil
+	return c, err
 }
 
-// isLocal reports whether a is this machine by its name.
-func isLocal(a pool.Addr) bool {
-	host, _, err := net.SplitHostPort(a.Address)
-	if a.Net == "unix" || err != nil || host == "localhost" {
-		return true
+func (db *MemcachedDB) open(c config) error {
+	db.opening.Lock()
+	defer db.opening.Unlock()
+	if db.session.Load() != nil {
+		return ErrAlreadyOpen
 	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
+	db.session.Store(newSession(c))
+	return nil
 }
 
 // Close closes all connections. Calls in flight are cut and give [ErrNotOpen],
@@ -115,19 +73,16 @@ func (db *MemcachedDB) Close() error {
 	db.opening.Lock()
 	defer db.opening.Unlock()
 	if s := db.session.Swap(nil); s != nil {
-		for _, r := range s.removers {
-			r.stop()
-		}
-		s.pool.Close()
-		for _, r := range s.removers {
-			r.done.Wait()
-		}
+		s.close()
 	}
 	return nil
 }
 
-// use returns the session of an open driver.
-func (db *MemcachedDB) use(op string) (*session, error) {
+// use checks the keys of a call and returns the session of an open driver.
+func (db *MemcachedDB) use(op string, keys ...string) (*session, error) {
+	if err := checkKeys(op, keys...); err != nil {
+		return nil, err
+	}
 	s := db.session.Load()
 	if s == nil {
 		return nil, &OpError{Op: op, Err: ErrNotOpen}
@@ -160,75 +115,26 @@ func (db *MemcachedDB) Do(ctx context.Context, fn func(*memcache.Client) error) 
 	return err
 }
 
-// single does a single-key call on a lane. gomemcache's answers that are no
-// failures come back as they are, everything else as an [OpError].
-func (db *MemcachedDB) single(ctx context.Context, op, key string, call func(*memcache.Client) error) error {
-	if err := checkKeys(op, key); err != nil {
-		return err
-	}
-	s, err := db.use(op)
-	if err != nil {
-		return err
-	}
-	err = s.pool.Do(ctx, func(l *pool.Lane) error {
-		err := call(l.Client)
-		if err == ErrProtocol {
-			l.Spoil()
-		}
-		return err
-	})
-	switch err {
-	case nil, memcache.ErrCacheMiss, memcache.ErrNotStored, memcache.ErrCASConflict:
-		return err
-	}
-	return s.failure(op, key, err)
-}
-
-// onServer runs fn on a connection to key's server, for what gomemcache cannot
-// do. A miss and errClassic come back as they are, every other error as an
-// [OpError].
-func (db *MemcachedDB) onServer(ctx context.Context, op, key string, fn func(*session, *pool.Conn) error) error {
-	if err := checkKeys(op, key); err != nil {
-		return err
-	}
-	s, err := db.use(op)
-	if err != nil {
-		return err
-	}
-	server := s.pool.Pick(key)
-	err = s.pool.Do(ctx, func(l *pool.Lane) error { return fn(s, l.Conn(server)) })
-	switch err {
-	case nil, kv.ErrNotFound, errClassic:
-		return err
-	}
-	return opError(op, server.String(), err, key)
-}
-
-// failure makes an [OpError] of an error of gomemcache's or of the pool's.
-func (s *session) failure(op, key string, err error) error {
-	if strings.HasPrefix(err.Error(), "memcache: ") {
-		err = replyError(err)
-	}
-	return opError(op, s.pool.Pick(key).String(), err, key)
-}
-
 // Get returns the value of key, which is the caller's to keep and change. A key
 // that is not there is [kv.ErrNotFound] itself. A value of no bytes is not nil.
 // Get ends with ctx, at the latest after the dial, write and read timeouts. A
 // value whose TTL under a second is over, by this driver's reckoning, is a miss.
 func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
-	var item *memcache.Item
-	err := db.single(ctx, "get", key, func(c *memcache.Client) (err error) {
-		item, err = get(c, key)
-		return err
-	})
-	if err == memcache.ErrCacheMiss {
-		return nil, kv.ErrNotFound
-	}
+	s, err := db.use("get", key)
 	if err != nil {
 		return nil, err
 	}
-	if s := db.session.Load(); s != nil && s.removerOf(s.pool.Pick(key)).expired(key, item.CasID) {
+	var item *memcache.Item
+	err = s.viaClient(ctx, "get", key, func(c *memcache.Client) (err error) {
+		item, err = get(c, key)
+		return err
+	})
+	switch {
+	case err == memcache.ErrCacheMiss:
+		return nil, kv.ErrNotFound
+	case err != nil:
+		return nil, err
+	case s.removerOf(key).Over(key, item.CasID):
 		return nil, kv.ErrNotFound
 	}
 	return item.Value, nil
@@ -259,7 +165,7 @@ func get(c *memcache.Client, key string) (*memcache.Item, error) {
 // value is the caller's again when Set returns. A Set that was cut off by ctx or
 // by a failure may or may not have happened.
 func (db *MemcachedDB) Set(ctx context.Context, key string, value []byte, ttl time.Duration) error {
-	_, err := db.store(ctx, "set", key, value, ttl, pipeline.ModeSet)
+	_, err := db.store(ctx, "set", key, value, ttl, 0)
 	return err
 }
 
@@ -277,12 +183,14 @@ func (db *MemcachedDB) SetXX(ctx context.Context, key string, value []byte, ttl 
 }
 
 func (db *MemcachedDB) store(ctx context.Context, op, key string, value []byte, ttl time.Duration, mode pipeline.Mode) (bool, error) {
-	if isSubsecond(ttl) {
-		if stored, err := db.storeSubsecond(ctx, op, key, value, ttl, mode); err != errClassic {
-			return stored, err
-		}
+	s, err := db.use(op, key)
+	if err != nil {
+		return false, err
 	}
-	err := db.single(ctx, op, key, func(c *memcache.Client) error {
+	if isSubsecond(ttl) {
+		return s.storeSubsecond(ctx, op, key, value, ttl, mode)
+	}
+	err = s.viaClient(ctx, op, key, func(c *memcache.Client) error {
 		item := &memcache.Item{Key: key, Value: value, Expiration: expiration(ttl, time.Now())}
 		switch mode {
 		case pipeline.ModeAdd:
@@ -308,24 +216,13 @@ func isStored(err error) error {
 	return err
 }
 
-func (db *MemcachedDB) delete(ctx context.Context, key string) (int64, error) {
-	switch err := db.single(ctx, "delete", key, func(c *memcache.Client) error { return c.Delete(key) }); err {
-	case nil:
-		return 1, nil
-	case memcache.ErrCacheMiss:
-		return 0, nil
-	default:
-		return 0, err
-	}
-}
-
 // Client returns a gomemcache client for all that the driver has no method for.
 // It uses the driver's connections, timeouts, TLS, authentication and health,
 // but knows no context: where one matters use [MemcachedDB.Do]. It is safe for
 // concurrent use and works until Close. Its Timeout and MaxIdleConns have no
 // effect; the driver's options have. Its errors are gomemcache's: a miss is
-// [memcache.ErrCacheMiss]. A client
-// from before Open fails with [ErrNotOpen] for ever: ask again after Open.
+// [memcache.ErrCacheMiss]. A client from before Open fails with [ErrNotOpen] for
+// ever: ask again after Open.
 func (db *MemcachedDB) Client() *memcache.Client {
 	s := db.session.Load()
 	if s == nil {
@@ -339,22 +236,3 @@ type notOpen struct{}
 
 func (notOpen) PickServer(string) (net.Addr, error) { return nil, ErrNotOpen }
 func (notOpen) Each(func(net.Addr) error) error     { return ErrNotOpen }
-
-// Ping asks every server for its version, all at once, and returns an error
-// that names each one that did not answer. It counts for and against a server's
-// health as any call does, and ends with ctx.
-func (db *MemcachedDB) Ping(ctx context.Context) error {
-	s, err := db.use("ping")
-	if err != nil {
-		return err
-	}
-	groups := make([]*group, len(s.pool.Servers))
-	for i, server := range s.pool.Servers {
-		groups[i] = &group{server: server}
-	}
-	return s.each(ctx, "ping", groups, func(c *pool.Conn, g *group) {
-		if _, err := pipeline.Version(c); err != nil {
-			g.fail("ping", nil, err)
-		}
-	})
-}

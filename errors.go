@@ -59,6 +59,9 @@ var (
 	ErrProtocol = protocol.ErrUnexpected
 )
 
+// maxKey is the longest key that memcached takes (protocol.txt, "Keys").
+const maxKey = 250
+
 type invalidKey struct{}
 
 func (invalidKey) Error() string {

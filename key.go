@@ -2,9 +2,6 @@ package memcacheddriver
 
 import "github.com/xraph/grove/kv"
 
-// maxKey is the longest key that memcached takes (protocol.txt, "Keys").
-const maxKey = 250
-
 // checkKey refuses what would not be one key on the wire.
 func checkKey(key string) error {
 	if key == "" {

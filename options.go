@@ -1,7 +1,6 @@
 package memcacheddriver
 
 import (
-	"crypto/tls"
 	"fmt"
 	"math"
 	"time"
@@ -10,66 +9,20 @@ import (
 	"github.com/xraph/grove/kv/driver"
 )
 
-const (
-	defaultFailureLimit = 3
-	defaultRetryTimeout = time.Second
-)
-
-// config is what Open makes of the defaults, the DSN and the options, each
-// beating the one before.
-type config struct {
-	dialTimeout, readTimeout, writeTimeout time.Duration
-
-	maxIdleConns    int
-	connMaxIdleTime time.Duration
-
-	failureLimit int
-	retryTimeout time.Duration
-
-	tls            *tls.Config
-	user, password string
-
-	ttlQuery bool
-}
-
-func defaultConfig() config {
-	common := driver.DefaultDriverOptions()
-	return config{
-		dialTimeout:  common.DialTimeout,
-		readTimeout:  common.ReadTimeout,
-		writeTimeout: common.WriteTimeout,
-		maxIdleConns: common.PoolSize,
-		failureLimit: defaultFailureLimit,
-		retryTimeout: defaultRetryTimeout,
-	}
-}
-
 // extra is where the options that Grove has no field for keep their settings in
 // [driver.DriverOptions].
 const extra = "memcacheddriver"
 
 // settings change a config, in the order of the options.
-type settings struct {
-	apply []func(*config) error
-	store []kv.Option
-}
-
-func settingsOf(o *driver.DriverOptions) *settings {
-	s, ok := o.Extra[extra].(*settings)
-	if !ok {
-		s = &settings{}
-		if o.Extra == nil {
-			o.Extra = make(map[string]any)
-		}
-		o.Extra[extra] = s
-	}
-	return s
-}
+type settings []func(*config) error
 
 func setting(apply func(*config) error) driver.Option {
 	return func(o *driver.DriverOptions) {
-		s := settingsOf(o)
-		s.apply = append(s.apply, apply)
+		s, _ := o.Extra[extra].(settings)
+		if o.Extra == nil {
+			o.Extra = make(map[string]any)
+		}
+		o.Extra[extra] = append(s, apply)
 	}
 }
 
@@ -164,10 +117,10 @@ func WithTTLQuery() driver.Option {
 // [OpenStore]. Open itself makes no store and refuses it with
 // [ErrInvalidOption]: hand the options to kv.Open there.
 func WithStoreOptions(opts ...kv.Option) driver.Option {
-	return func(o *driver.DriverOptions) {
-		s := settingsOf(o)
-		s.store = append(s.store, opts...)
-	}
+	return setting(func(c *config) error {
+		c.store = append(c.store, opts...)
+		return nil
+	})
 }
 
 // unset marks what no option has set: every value that an option may have is
@@ -177,19 +130,14 @@ const (
 	unsetSize               = math.MinInt
 )
 
-// collect runs the options on fields that are marked unset.
-func collect(opts []driver.Option) *driver.DriverOptions {
+// apply lets what the options set beat what the config has.
+func (c *config) apply(opts []driver.Option) error {
 	o := &driver.DriverOptions{PoolSize: unsetSize, DialTimeout: unset, ReadTimeout: unset, WriteTimeout: unset}
 	for _, opt := range opts {
 		if opt != nil {
 			opt(o)
 		}
 	}
-	return o
-}
-
-// applyOptions lets what the options set beat what the config has.
-func (c *config) applyOptions(o *driver.DriverOptions) error {
 	defaults := defaultConfig()
 	for _, d := range []struct {
 		option    string
@@ -218,7 +166,9 @@ func (c *config) applyOptions(o *driver.DriverOptions) error {
 	if o.TLSConfig != nil {
 		c.tls = o.TLSConfig
 	}
-	for _, apply := range settingsOf(o).apply {
+	c.logger = o.Logger
+	own, _ := o.Extra[extra].(settings)
+	for _, apply := range own {
 		if err := apply(c); err != nil {
 			return err
 		}
@@ -231,11 +181,4 @@ func notNegative(option string, d time.Duration) error {
 		return fmt.Errorf("%w: %s: %v is negative", ErrInvalidOption, option, d)
 	}
 	return nil
-}
-
-func orDefault[T time.Duration | int](v, byDefault T) T {
-	if v == 0 {
-		return byDefault
-	}
-	return v
 }

@@ -25,21 +25,21 @@ const NoExpiry time.Duration = -1
 // [WithTTLQuery], and on a server or proxy without the meta protocol (memcached
 // before 1.6.10, twemproxy).
 func (db *MemcachedDB) TTL(ctx context.Context, key string) (time.Duration, error) {
-	if s := db.session.Load(); s != nil && !s.ttlQuery {
+	s, err := db.use("ttl", key)
+	if err != nil {
+		return 0, err
+	}
+	if !s.ttlQuery {
 		return 0, &OpError{Op: "ttl", Keys: []string{key}, Err: fmt.Errorf("%w: open the driver with WithTTLQuery", kv.ErrNotSupported)}
 	}
 	var seconds int64
-	err := db.onServer(ctx, "ttl", key, func(s *session, c *pool.Conn) error {
-		meta, err := pipeline.SpeaksMeta(c)
-		if err != nil {
-			return err
-		}
-		if !meta {
-			return fmt.Errorf("%w: the server does not speak the meta protocol", kv.ErrNotSupported)
-		}
-		var found bool
-		if seconds, found, err = pipeline.TTL(c, key); err == nil && !found {
-			err = kv.ErrNotFound
+	err = s.viaConn(ctx, "ttl", key, func(c *pool.Conn) error {
+		seconds, err = pipeline.TTL(c, key)
+		switch {
+		case err == pipeline.ErrNoMeta:
+			return fmt.Errorf("%w: %w", kv.ErrNotSupported, err)
+		case err == nil && seconds == 0:
+			return kv.ErrNotFound
 		}
 		return err
 	})
@@ -53,18 +53,19 @@ func (db *MemcachedDB) TTL(ctx context.Context, key string) (time.Duration, erro
 }
 
 // Expire gives key a new ttl, kept as by [MemcachedDB.Set]: 0 is no expiry, a
-// negative one removes it, one under a second is exact. A key that is not there is [kv.ErrNotFound] itself.
-// An Expire that was cut off by ctx or by a failure may or may not have happened.
+// negative one removes it, one under a second is exact. A key that is not there is
+// [kv.ErrNotFound] itself. An Expire that was cut off by ctx or by a failure may or
+// may not have happened.
 func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration) error {
+	s, err := db.use("expire", key)
+	if err != nil {
+		return err
+	}
 	if isSubsecond(ttl) {
-		if err := db.expireSubsecond(ctx, key, ttl); err != errClassic {
-			return err
-		}
+		return s.expireSubsecond(ctx, key, ttl)
 	}
-	if s := db.session.Load(); s != nil {
-		s.removerOf(s.pool.Pick(key)).forget(key)
-	}
-	err := db.single(ctx, "expire", key, func(c *memcache.Client) error {
+	s.removerOf(key).Forget(key)
+	err = s.viaClient(ctx, "expire", key, func(c *memcache.Client) error {
 		return c.Touch(key, expiration(ttl, time.Now()))
 	})
 	if err == memcache.ErrCacheMiss {

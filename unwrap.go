@@ -14,16 +14,15 @@ import (
 // such as a codec, go through [WithStoreOptions]. It dials nothing, as
 // [MemcachedDB.Open], and has its errors. Closing the store closes the driver.
 func OpenStore(ctx context.Context, dsn string, opts ...driver.Option) (*kv.Store, error) {
-	// Open is told of all options but the store's.
-	store := settingsOf(collect(opts)).store
 	db := New()
-	err := db.Open(ctx, dsn, append(opts[:len(opts):len(opts)], func(o *driver.DriverOptions) {
-		settingsOf(o).store = nil
-	})...)
-	if err != nil {
-		return nil, err
+	c, err := newConfig(dsn, opts)
+	if err == nil {
+		err = db.open(c)
 	}
-	return kv.Open(db, store...)
+	if err != nil {
+		return nil, &OpError{Op: "open", Err: err}
+	}
+	return kv.Open(db, c.store...)
 }
 
 // Unwrap returns the driver of a store, for CompareAndSwap, Do and Stats. It

@@ -1,5 +1,9 @@
 // Package pipeline sends many commands on one connection before it reads their
 // replies, which memcached sends in the order of the commands.
+//
+// A function that needs the meta protocol looks, once its request has begun,
+// whether the server has shown on that very socket that it speaks it, and else
+// does the same by classic commands or says [ErrNoMeta], with nothing sent.
 package pipeline
 
 import (
@@ -10,6 +14,10 @@ import (
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
 )
+
+// ErrNoMeta means that the server does not speak the meta protocol and that
+// there is no other way. Nothing was sent.
+var ErrNoMeta = errors.New("the server does not speak the meta protocol")
 
 // Nobody reads while we write, so a server that waits for us to read its replies
 // would stop reading our requests: what is sent ahead is bounded so that either
@@ -30,7 +38,7 @@ const (
 	readBuffer = 32 << 10
 	flushAt    = 32 << 10
 
-	// copyLimit is up to which size a value is copied behind its command; a
+	// copyLimit is up to which size a value is copied after its command; a
 	// larger one is written from where it is.
 	copyLimit = 8 << 10
 )
@@ -48,18 +56,20 @@ var exchanges = sync.Pool{New: func() any {
 
 // do runs fn as one request on c, which is dropped unless every reply was read.
 func do(c *pool.Conn, fn func(*exchange) error) error {
+	if err := c.Begin(); err != nil {
+		return err
+	}
 	x := exchanges.Get().(*exchange)
 	x.conn = c
 	x.r.Reset(c)
 	x.out = x.out[:0]
-	err := c.Begin()
-	if err == nil {
-		err = fn(x)
-		if err == nil && x.r.Buffered() == 0 {
-			c.Complete()
-		} else {
-			c.Drop()
-		}
+	err := fn(x)
+	switch {
+	case err == ErrNoMeta:
+	case err == nil && x.r.Buffered() == 0:
+		c.Complete()
+	default:
+		c.Drop()
 	}
 	x.conn = nil
 	x.r.Reset(nil)
@@ -86,10 +96,8 @@ func (x *exchange) run(n, window int, write func(i int) error, read func(i int) 
 			if err := write(sent); err != nil {
 				return answered, err
 			}
-			if len(x.out) >= flushAt {
-				if err := x.flush(); err != nil {
-					return answered, err
-				}
+			if err := x.flushFull(); err != nil {
+				return answered, err
 			}
 			sent++
 		}
@@ -111,6 +119,38 @@ func (x *exchange) run(n, window int, write func(i int) error, read func(i int) 
 	return answered, nil
 }
 
+// runMeta is run for meta commands with replies of one line, which it parses.
+func (x *exchange) runMeta(n int, write func(i int) error, read func(i int, m protocol.Meta) error) (answered int, err error) {
+	if !x.conn.Meta() {
+		return 0, ErrNoMeta
+	}
+	return x.run(n, shortWindow, write, func(i int) error {
+		m, err := x.meta()
+		if err != nil {
+			return err
+		}
+		return read(i, m)
+	})
+}
+
+// meta reads the first line of a reply to a meta command.
+func (x *exchange) meta() (m protocol.Meta, err error) {
+	line, err := protocol.Line(x.r)
+	if err != nil {
+		return m, err
+	}
+	return protocol.ParseMeta(line)
+}
+
+// line appends parts as one command line.
+func (x *exchange) line(parts ...string) error {
+	for _, part := range parts {
+		x.out = append(x.out, part...)
+	}
+	x.out = append(x.out, "\r\n"...)
+	return nil
+}
+
 func (x *exchange) flush() error {
 	if len(x.out) == 0 {
 		return nil
@@ -118,6 +158,14 @@ func (x *exchange) flush() error {
 	_, err := x.conn.Send(x.out)
 	x.out = x.out[:0]
 	return err
+}
+
+// flushFull keeps x.out from growing.
+func (x *exchange) flushFull() error {
+	if len(x.out) < flushAt {
+		return nil
+	}
+	return x.flush()
 }
 
 // data appends a data block.

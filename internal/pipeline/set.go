@@ -13,110 +13,161 @@ type Item struct {
 	Value []byte
 }
 
-// Small reports whether no memcached can refuse the item for its size: the
-// smallest limit that one can be given (-I) is 1 KB, with all that it keeps
-// beside the value.
-func (it Item) Small() bool { return len(it.Key)+len(it.Value) <= 512 }
+// Expiration is an expiration time (protocol.txt, "Expiration times") on a
+// server with the meta protocol, and on one without.
+type Expiration struct{ Meta, Classic int32 }
 
-// segment is how many small items are stored between two signs of the server,
-// and segmentWindow how many segments are sent ahead: their replies, if each
-// item's were an error, must fit into the smallest socket buffers.
+// Mode is the M flag of a meta set; 0 is a plain set.
+type Mode byte
+
 const (
-	segment       = 64
-	segmentWindow = shortWindow / segment
+	ModeAdd     Mode = 'E'
+	ModeReplace Mode = 'R'
 )
 
-// Set stores items. refused is called for those that the server refused, with
-// their places; answered says how many it answered for, from the first on.
-func Set(c *pool.Conn, items []Item, expiration int32, refused func(from, to int, err error)) (answered int, err error) {
-	err = do(c, func(x *exchange) error {
-		answered, err = x.set(items, expiration, refused)
-		return err
-	})
-	return answered, err
+// Set is a storage command (protocol.txt, "Storage commands" and "Meta Set").
+type Set struct {
+	Item
+	Flags      uint32
+	Expiration Expiration
+	Mode       Mode
+	CAS        uint64 // compared unless 0; not together with a Mode
 }
 
-// SetQuietly is Set on a server that speaks the meta protocol, with the small
-// items in front. It answers for each of them only if it refuses it, which saves
-// it, and us, most of the work. That reply does not say which it was: all of the
-// segment count as refused.
-func SetQuietly(c *pool.Conn, items []Item, expiration int32, refused func(from, to int, err error)) (answered int, err error) {
-	small := 0
-	for small < len(items) && items[small].Small() {
-		small++
-	}
-	flags := append(strconv.AppendInt([]byte(" T"), int64(expiration), 10), " q\r\n"...)
-	err = do(c, func(x *exchange) error {
-		n, err := x.run((small+segment-1)/segment, segmentWindow, func(i int) error {
-			for _, it := range items[i*segment : min((i+1)*segment, small)] {
-				x.out = append(append(append(x.out, "ms "...), it.Key...), ' ')
-				x.out = append(strconv.AppendInt(x.out, int64(len(it.Value)), 10), flags...)
-				x.out = append(append(x.out, it.Value...), "\r\n"...)
-				if len(x.out) >= flushAt {
-					if err := x.flush(); err != nil {
-						return err
-					}
-				}
-			}
-			x.out = append(x.out, "mn\r\n"...)
-			return nil
+// Status is what became of a Set.
+type Status int
+
+const (
+	StatusRefused   Status = iota // with SetResult.Err
+	StatusStored                  // by any Set
+	StatusNotStored               // by one with a Mode or a CAS number
+	StatusExists                  // changed meanwhile, by one with a CAS number
+	StatusNotFound                // by one with a CAS number
+)
+
+// SetResult is the answer to a Set.
+type SetResult struct {
+	Status Status
+	CAS    uint64 // of the stored value; 0 where the server does not tell it
+	Err    error  // the refusal
+}
+
+// SetAll does sets and calls answered for each that has its answer, as soon as it
+// has come, in their order.
+func SetAll(c *pool.Conn, sets []Set, answered func(i int, r SetResult)) error {
+	return do(c, func(x *exchange) error {
+		write, status := x.set, classicStatus
+		if x.conn.Meta() {
+			write, status = func(s *Set) error { return x.metaSet(s, " c") }, metaStatus
+		}
+		_, err := x.run(len(sets), shortWindow, func(i int) error {
+			return write(&sets[i])
 		}, func(i int) error {
-			refusal, err := x.untilNoop()
-			if refusal != nil {
-				refused(i*segment, min((i+1)*segment, small), refusal)
+			line, err := protocol.Line(x.r)
+			if err != nil {
+				return err
 			}
-			return err
-		})
-		answered = min(n*segment, small)
-		if err != nil {
-			return err
-		}
-		n, err = x.set(items[small:], expiration, func(from, to int, err error) { refused(small+from, small+to, err) })
-		answered += n
-		return err
-	})
-	return answered, err
-}
-
-// untilNoop reads up to the reply to "mn" and returns the last refusal before
-// it.
-func (x *exchange) untilNoop() (refused, err error) {
-	for {
-		line, err := protocol.Line(x.r)
-		if err != nil {
-			return refused, err
-		}
-		m, err := protocol.ParseMeta(line)
-		switch {
-		case refusal(err):
-			refused = err
-		case err != nil:
-			return refused, err
-		case m.Code == "MN":
-			return refused, nil
-		default:
-			return refused, protocol.ErrUnexpected
-		}
-	}
-}
-
-// set stores items by the classic command.
-func (x *exchange) set(items []Item, expiration int32, refused func(from, to int, err error)) (answered int, err error) {
-	flags := append(strconv.AppendInt([]byte(" 0 "), int64(expiration), 10), ' ')
-	return x.run(len(items), shortWindow, func(i int) error {
-		it := &items[i]
-		x.out = append(append(append(x.out, "set "...), it.Key...), flags...)
-		x.out = append(strconv.AppendInt(x.out, int64(len(it.Value)), 10), "\r\n"...)
-		return x.data(it.Value)
-	}, func(i int) error {
-		line, err := protocol.Line(x.r)
-		if err != nil || string(line) == "STORED" {
-			return err
-		}
-		if err = protocol.LineError(line); refusal(err) {
-			refused(i, i+1, err)
+			r, err := status(line)
+			switch {
+			case refusal(err):
+				r.Err = err
+			case err != nil:
+				return err
+			case !sets[i].has(r.Status):
+				return protocol.ErrUnexpected
+			}
+			answered(i, r)
 			return nil
-		}
+		})
 		return err
 	})
+}
+
+// has reports whether s can have that answer: what a broken proxy did not store
+// must not pass for stored.
+func (s *Set) has(status Status) bool {
+	switch status {
+	case StatusNotStored:
+		return s.Mode != 0 || s.CAS != 0
+	case StatusExists, StatusNotFound:
+		return s.CAS != 0
+	}
+	return true
+}
+
+func metaStatus(line []byte) (r SetResult, err error) {
+	m, err := protocol.ParseMeta(line)
+	if err != nil {
+		return r, err
+	}
+	r.CAS = m.CAS
+	switch m.Code {
+	case "HD":
+		r.Status = StatusStored
+	case "NS":
+		r.Status = StatusNotStored
+	case "EX":
+		r.Status = StatusExists
+	case "NF":
+		r.Status = StatusNotFound
+	default:
+		return r, protocol.ErrUnexpected
+	}
+	return r, nil
+}
+
+func classicStatus(line []byte) (r SetResult, err error) {
+	switch string(line) {
+	case "STORED":
+		r.Status = StatusStored
+	case "NOT_STORED":
+		r.Status = StatusNotStored
+	case "EXISTS":
+		r.Status = StatusExists
+	case "NOT_FOUND":
+		r.Status = StatusNotFound
+	default:
+		return r, protocol.LineError(line)
+	}
+	return r, nil
+}
+
+// metaSet appends s as a meta set, with flags beside those that it needs itself.
+func (x *exchange) metaSet(s *Set, flags string) error {
+	x.out = append(append(append(x.out, "ms "...), s.Key...), ' ')
+	x.out = strconv.AppendInt(x.out, int64(len(s.Value)), 10)
+	x.out = strconv.AppendInt(append(x.out, " T"...), int64(s.Expiration.Meta), 10)
+	if s.Flags != 0 {
+		x.out = strconv.AppendUint(append(x.out, " F"...), uint64(s.Flags), 10)
+	}
+	if s.CAS != 0 {
+		x.out = strconv.AppendUint(append(x.out, " C"...), s.CAS, 10)
+	}
+	if s.Mode != 0 {
+		x.out = append(x.out, ' ', 'M', byte(s.Mode))
+	}
+	x.line(flags)
+	return x.data(s.Value)
+}
+
+// set appends s as a classic command.
+func (x *exchange) set(s *Set) error {
+	verb := "set "
+	switch {
+	case s.CAS != 0:
+		verb = "cas "
+	case s.Mode == ModeAdd:
+		verb = "add "
+	case s.Mode == ModeReplace:
+		verb = "replace "
+	}
+	x.out = append(append(append(x.out, verb...), s.Key...), ' ')
+	x.out = append(strconv.AppendUint(x.out, uint64(s.Flags), 10), ' ')
+	x.out = append(strconv.AppendInt(x.out, int64(s.Expiration.Classic), 10), ' ')
+	x.out = strconv.AppendInt(x.out, int64(len(s.Value)), 10)
+	if s.CAS != 0 {
+		x.out = strconv.AppendUint(append(x.out, ' '), s.CAS, 10)
+	}
+	x.line()
+	return x.data(s.Value)
 }

@@ -2,26 +2,12 @@ package pool
 
 import (
 	"bytes"
-	"errors"
-	"fmt"
-	"io"
 	"net"
-	"os"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
 )
-
-// Error is a failure to talk to a server.
-type Error struct {
-	Server string
-	Err    error
-}
-
-func (e *Error) Error() string { return e.Server + ": " + e.Err.Error() }
-func (e *Error) Unwrap() error { return e.Err }
 
 // phase is how far a Conn is in its request.
 type phase uint8
@@ -36,17 +22,15 @@ const (
 // request begins and keeps it until its lane ends (a native one: until the
 // reply is complete). One goroutine uses it at a time.
 type Conn struct {
-	// MayClose means that the server may answer by closing the connection: that
-	// counts as no failure of its.
-	MayClose bool
-
 	lane   *Lane // nil: the native client's
 	server *Server
 	sock   atomic.Pointer[socket] // written by the user, read by Lane.abort
 	phase  phase
-	probe  bool // this request finds out whether a down server is back
 	renew  bool // a reply is complete: the next read or write gets its timeout anew
-	whole  bool // the request's last reply is complete: the socket is fit for another
+
+	// replyDone means that the request's last reply has been read to its end: the
+	// socket is fit for another request.
+	replyDone bool
 
 	moreReplies int       // how often a client's SetDeadline may still renew
 	reply       replyScan // of gomemcache's request; the pipeline reads its own
@@ -59,7 +43,7 @@ func (c *Conn) Server() *Server { return c.server }
 // there is none, before the first byte is written, so that a server that was
 // restarted costs no call.
 func (c *Conn) Begin() error {
-	if s := c.sock.Load(); s != nil && (!c.whole || !s.good()) {
+	if s := c.sock.Load(); s != nil && (!c.replyDone || !s.good()) {
 		c.server.stale.Add(1) // since the last request of the same call
 		c.Drop()
 	}
@@ -71,47 +55,39 @@ func (c *Conn) Begin() error {
 	c.phase = writing
 	c.renew = false
 	c.reply.on = false
-	c.whole = false
+	c.replyDone = false
 	c.armWrite(c.sock.Load())
 	return nil
 }
 
 func (c *Conn) acquire() error {
-	probe, err := c.server.admit()
-	if err != nil {
-		return err
+	if err := c.server.health.admit(); err != nil {
+		return &Error{c.server.Address, err}
 	}
-	c.probe = probe
 	s := c.server.takeIdle()
 	if s == nil {
-		if s, err = c.dial(); err != nil {
+		ctx := c.server.closing
+		if c.lane != nil {
+			ctx = c.lane.ctx
+		}
+		var err error
+		if s, err = c.server.dial(ctx); err != nil {
 			return c.fail(err)
 		}
 	}
 	c.sock.Store(s)
-	c.whole = true // nothing is under way on it
 	return nil
 }
 
-// Meta reports whether the server has shown on this very connection that it
-// speaks the meta protocol. It connects where there is no connection.
-func (c *Conn) Meta() (bool, error) {
-	if c.sock.Load() == nil {
-		if err := c.acquire(); err != nil {
-			return false, err
-		}
-	}
-	return c.sock.Load().meta, nil
+// Meta reports whether the server has shown that it speaks the meta protocol on
+// the socket that Begin made sure of. What is sent until the next Begin goes
+// there or nowhere.
+func (c *Conn) Meta() bool {
+	s := c.sock.Load()
+	return s != nil && s.meta
 }
 
-// SetMeta says that it has, in the request that has just been completed.
-func (c *Conn) SetMeta() {
-	if s := c.sock.Load(); s != nil {
-		s.meta = true
-	}
-}
-
-// Write is gomemcache's: a write behind a read begins the next request.
+// Write is gomemcache's: a write after a read begins the next request.
 func (c *Conn) Write(p []byte) (int, error) {
 	if c.phase != writing {
 		if err := c.Begin(); err != nil {
@@ -171,36 +147,30 @@ func (c *Conn) follow(p []byte) (int, error) {
 			c.settle(true)
 		}
 	case replyOutOfStep:
-		c.answered()
+		c.server.succeeded()
 		c.Drop()
 	case replyMalformed:
-		c.answered()
+		c.server.succeeded()
 		c.Drop()
 		return 0, &Error{c.server.String(), protocol.ErrUnexpected}
 	}
 	return n, nil
 }
 
-// answered says that the server is alive, if not well.
-func (c *Conn) answered() {
-	c.probe = false
-	c.server.succeeded()
-}
-
 // Progress says that a command is written or a reply is complete, so that the
 // next read or write has its whole timeout. A reply is a sign of life.
 func (c *Conn) Progress() {
 	c.renew = true
-	if c.probe && c.phase == reading {
-		c.answered()
+	if c.phase == reading {
+		c.server.succeeded()
 	}
 }
 
 // Complete says that the last reply of the request is. A socket whose request
 // did not come to it is not used again.
 func (c *Conn) Complete() {
-	c.whole = true
-	c.answered()
+	c.replyDone = true
+	c.server.succeeded()
 }
 
 // SetDeadline is gomemcache's: it means that it waits for another reply. The
@@ -227,7 +197,7 @@ func countReplies(request []byte) int {
 // the whole timeout is not set anew, as that costs more than all else here; so
 // that it does for many calls, it is set a little late.
 func (c *Conn) armWrite(s *socket) {
-	now, timeout := time.Now(), c.server.pool.cfg.WriteTimeout
+	now, timeout := time.Now(), c.server.cfg.WriteTimeout
 	if s.writeBy.Sub(now) < timeout {
 		s.writeBy = now.Add(timeout + timeout/32)
 		s.SetWriteDeadline(s.writeBy)
@@ -237,7 +207,7 @@ func (c *Conn) armWrite(s *socket) {
 
 // armRead is armWrite for what is read next.
 func (c *Conn) armRead(s *socket) {
-	now, timeout := time.Now(), c.server.pool.cfg.ReadTimeout
+	now, timeout := time.Now(), c.server.cfg.ReadTimeout
 	s.used = now
 	if s.readBy.Sub(now) < timeout {
 		s.readBy = now.Add(timeout + timeout/32)
@@ -252,82 +222,22 @@ func (c *Conn) keepAborted(s *socket) {
 	}
 }
 
-// fail ends the request with err: it closes the socket, and blames whom there
-// is to blame, the caller, Close or the server.
-func (c *Conn) fail(err error) error {
-	if c.lane != nil && over(c.lane.ctx) {
-		c.server.cancelled.Add(1)
-		c.Drop()
-		return &contextError{c.lane.ctx}
-	}
-	if c.server.pool.ctx.Err() != nil {
-		c.Drop()
-		return ErrClosed
-	}
-	closed := c.phase != resting && !errors.Is(err, os.ErrDeadlineExceeded)
-	err = &Error{c.server.Addr.String(), c.describe(err)}
-	if c.MayClose && closed {
-		c.Drop()
-		return err
-	}
-	probe := c.probe
-	c.probe = false
-	c.Drop()
-	c.server.failed(err, probe)
-	return err
-}
-
-// describe says what a bare I/O error means here, and what to do.
-func (c *Conn) describe(err error) error {
-	var dial *dialError
-	cfg := &c.server.pool.cfg
-	hint := ""
-	if s := c.sock.Load(); s != nil && !s.proven && cfg.TLS == nil {
-		hint = " (does it expect TLS?)"
-	}
-	switch {
-	case errors.As(err, &dial):
-		return err
-	case errors.Is(err, os.ErrDeadlineExceeded) && c.phase == writing:
-		c.server.timeouts.Add(1)
-		return fmt.Errorf("not written within the write timeout of %v, which WithTimeout sets: %w", cfg.WriteTimeout, os.ErrDeadlineExceeded)
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		c.server.timeouts.Add(1)
-		return fmt.Errorf("no complete reply within the read timeout of %v, which WithTimeout sets%s: %w", cfg.ReadTimeout, hint, os.ErrDeadlineExceeded)
-	case errors.Is(err, io.EOF):
-		return fmt.Errorf("the server closed the connection%s: %w", hint, io.ErrUnexpectedEOF)
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return fmt.Errorf("the server closed the connection%s: %w", hint, err)
-	}
-	return err
-}
-
 // Drop closes the socket, because the request did not end in step. The next
 // request connects anew.
 func (c *Conn) Drop() {
 	if s := c.sock.Swap(nil); s != nil {
 		s.reset()
 	}
-	c.unprobe()
 	c.phase = resting
-}
-
-// unprobe lets another call probe, where this one came to no verdict.
-func (c *Conn) unprobe() {
-	if c.probe {
-		c.probe = false
-		c.server.unprobe()
-	}
 }
 
 // settle ends the call's use of the connection, and of its socket if fit.
 func (c *Conn) settle(fit bool) {
 	s := c.sock.Load()
-	if s == nil || !fit || !c.whole {
+	if s == nil || !fit || !c.replyDone {
 		c.Drop()
 		return
 	}
-	c.unprobe()
 	c.sock.Store(nil)
 	c.phase = resting
 	s.proven = true
@@ -337,7 +247,7 @@ func (c *Conn) settle(fit bool) {
 // Close is gomemcache's, for a connection out of step or one too many.
 func (c *Conn) Close() error {
 	if c.phase == reading && c.sock.Load() != nil {
-		c.answered()
+		c.server.succeeded()
 	}
 	c.Drop()
 	if c.lane != nil {

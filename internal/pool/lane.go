@@ -2,7 +2,6 @@ package pool
 
 import (
 	"context"
-	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -96,7 +95,7 @@ func (l *Lane) begin(ctx context.Context) {
 }
 
 // abort ends all that the lane waits for. A deadline that is set afterwards
-// does not undo it: whoever sets one looks at aborted behind it.
+// does not undo it: whoever sets one looks at aborted after it.
 func (l *Lane) abort() {
 	l.aborted.Store(true)
 	l.mu.Lock()
@@ -110,7 +109,8 @@ func (l *Lane) abort() {
 }
 
 // end gives the sockets back and reports whether the lane can be used again.
-func (l *Lane) end(whole bool) bool {
+// returned is false where its function panicked or called runtime.Goexit.
+func (l *Lane) end(returned bool) bool {
 	if l.stop != nil {
 		if !l.stop() {
 			<-l.done // running or done: it must not reach the next call
@@ -120,33 +120,10 @@ func (l *Lane) end(whole bool) bool {
 	aborted := l.aborted.Load()
 	l.mu.Lock()
 	for _, c := range l.conns {
-		c.settle(whole && !aborted)
+		c.settle(returned && !aborted)
 	}
 	l.mu.Unlock()
 	l.aborted.Store(false)
 	l.ctx = context.Background()
-	return whole
+	return returned
 }
-
-// over reports whether ctx has ended. Its deadline passes a moment before it
-// says so, and the network knows the deadline.
-func over(ctx context.Context) bool {
-	if deadline, ok := ctx.Deadline(); ok && ctx.Done() != nil && !time.Now().Before(deadline) {
-		<-ctx.Done()
-	}
-	return ctx.Err() != nil
-}
-
-// contextError says why a context ended. It is its Err and its Cause, but only
-// the Err for errors.As: a cause may be the failure of another call.
-type contextError struct{ ctx context.Context }
-
-func (e *contextError) Error() string {
-	if cause := context.Cause(e.ctx); cause != e.ctx.Err() {
-		return e.ctx.Err().Error() + ": " + cause.Error()
-	}
-	return e.ctx.Err().Error()
-}
-
-func (e *contextError) Unwrap() error        { return e.ctx.Err() }
-func (e *contextError) Is(target error) bool { return errors.Is(context.Cause(e.ctx), target) }

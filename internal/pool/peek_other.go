@@ -2,6 +2,6 @@
 
 package pool
 
-// peek is nil where a socket cannot be looked at without waiting: there a
+// peekFD is nil where a socket cannot be looked at without waiting: there a
 // restarted server costs each of its idle connections one call.
-var peek func(fd uintptr) sight
+var peekFD func(fd uintptr) socketState

@@ -4,9 +4,9 @@ package pool
 
 import "syscall"
 
-// peek looks at the next byte without taking it. It does not wait: Go's sockets
+// peekFD looks at the next byte without taking it. It does not wait: Go's sockets
 // are non-blocking.
-var peek = func(fd uintptr) sight {
+var peekFD = func(fd uintptr) socketState {
 	var b [1]byte
 	for {
 		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK)
@@ -16,7 +16,7 @@ var peek = func(fd uintptr) sight {
 		case err == syscall.EAGAIN || err == syscall.EWOULDBLOCK:
 			return quiet
 		case err != nil || n == 0:
-			return ended
+			return dead
 		}
 		return readable
 	}

@@ -34,13 +34,13 @@ type Config struct {
 	ReadTimeout  time.Duration
 
 	MaxIdle     int           // idle sockets per server
-	MaxIdleTime time.Duration // 0: for ever
+	MaxIdleTime time.Duration // 0 means for ever
 
-	FailureLimit int           // failures in a row until a server is down; 0: never
-	RetryAfter   time.Duration // how long a server is down until one call probes it
+	FailureLimit int           // failures in a row until a server is down; 0 means never
+	RetryAfter   time.Duration // how often one call probes a server that is down
 
-	TLS            *tls.Config // nil: plain
-	User, Password string      // User "": no authentication
+	TLS            *tls.Config // nil means plain
+	User, Password string      // User "" means no authentication
 
 	Infof, Warnf func(format string, args ...any)
 }
@@ -51,26 +51,25 @@ type Pool struct {
 	Servers []*Server // each once, in the order of first mention
 	ring    []*Server // as written: what a key's checksum picks from
 
-	ctx   context.Context // ends with Close: cuts dialling
-	close context.CancelFunc
+	closing context.Context // ends with Close
+	close   context.CancelFunc
 
 	native *memcache.Client
 
 	mu     sync.Mutex
 	lanes  []*Lane // idle, used last in first out
 	closed bool
-	sweep  *time.Timer // closes sockets idle for too long; nil until needed
 }
 
 // New makes a pool. It dials and looks up nothing.
 func New(cfg Config) *Pool {
 	p := &Pool{cfg: cfg}
-	p.ctx, p.close = context.WithCancel(context.Background())
+	p.closing, p.close = context.WithCancel(context.Background())
 	byAddr := make(map[Addr]*Server, len(cfg.Addrs))
 	for _, a := range cfg.Addrs {
 		s := byAddr[a]
 		if s == nil {
-			s = &Server{Addr: a, Index: len(p.Servers), pool: p, live: make(map[*socket]struct{})}
+			s = newServer(a, len(p.Servers), &p.cfg, p.closing)
 			byAddr[a] = s
 			p.Servers = append(p.Servers, s)
 		}
@@ -88,10 +87,10 @@ func (p *Pool) Do(ctx context.Context, fn func(*Lane) error) error {
 	if err != nil {
 		return err
 	}
-	whole := false // stays false when fn panics or calls runtime.Goexit
-	defer func() { p.release(l, whole) }()
+	returned := false // stays so when fn panics or calls runtime.Goexit
+	defer func() { p.release(l, returned) }()
 	err = fn(l)
-	whole = true
+	returned = true
 	return err
 }
 
@@ -117,8 +116,8 @@ func (p *Pool) take(ctx context.Context) (*Lane, error) {
 	return l, nil
 }
 
-func (p *Pool) release(l *Lane, whole bool) {
-	if !l.end(whole) {
+func (p *Pool) release(l *Lane, returned bool) {
+	if !l.end(returned) {
 		return
 	}
 	p.mu.Lock()
@@ -139,42 +138,9 @@ func (p *Pool) Close() {
 	p.mu.Lock()
 	p.closed = true
 	p.lanes = nil
-	if p.sweep != nil {
-		p.sweep.Stop()
-	}
 	p.mu.Unlock()
 	p.close()
 	for _, s := range p.Servers {
 		s.closeAll()
-	}
-}
-
-// idled makes sure that a sweep will come for a socket that has just become
-// idle.
-func (p *Pool) idled() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.sweep == nil && !p.closed {
-		p.sweep = time.AfterFunc(p.cfg.MaxIdleTime, p.sweepIdle)
-	}
-}
-
-// sweepIdle closes what has been idle for too long, and comes again when the
-// next socket will have been.
-func (p *Pool) sweepIdle() {
-	p.mu.Lock()
-	p.sweep = nil // what becomes idle from here on asks for a sweep of its own
-	p.mu.Unlock()
-	now := time.Now()
-	var oldest time.Time
-	for _, s := range p.Servers {
-		if t := s.closeIdleSince(now.Add(-p.cfg.MaxIdleTime)); !t.IsZero() && (oldest.IsZero() || t.Before(oldest)) {
-			oldest = t
-		}
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !oldest.IsZero() && p.sweep == nil && !p.closed {
-		p.sweep = time.AfterFunc(time.Until(oldest.Add(p.cfg.MaxIdleTime)), p.sweepIdle)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"syscall"
 	"time"
 )
 
@@ -28,24 +27,29 @@ type socket struct {
 	readBy, writeBy time.Time // the deadlines that are set
 	proven          bool      // a request has come to its end on it
 	meta            bool      // the server has shown on it that it speaks the meta protocol
-	peek            *peeker   // of plain; nil where the platform has none
+	askAgain        time.Time // when to ask for it on a new socket; zero if it was answered
+	peeker          *peeker   // of plain; nil where the platform has none
 }
 
 // good reports whether the socket can be used again.
 func (s *socket) good() bool {
-	idle := time.Since(s.used)
-	if m := s.server.pool.cfg.MaxIdleTime; m > 0 && idle > m {
+	now := time.Now()
+	idle := now.Sub(s.used)
+	if m := s.server.cfg.MaxIdleTime; m > 0 && idle > m {
 		return false
 	}
-	if idle < checkAfter || s.peek == nil {
+	if !s.askAgain.IsZero() && now.After(s.askAgain) {
+		return false
+	}
+	if idle < checkAfter || s.peeker == nil {
 		return true
 	}
-	switch s.peek.look() {
+	switch s.peeker.peek() {
 	case quiet:
 		return true
 	case readable:
 		t, ok := s.Conn.(*tls.Conn)
-		return ok && s.onlyTickets(t) && s.peek.look() == quiet
+		return ok && s.onlyTickets(t) && s.peeker.peek() == quiet
 	}
 	return false
 }
@@ -74,45 +78,6 @@ func (s *socket) discard() {
 	s.close()
 }
 
-// close closes the connection below TLS: a goodbye in TLS would wait behind a
+// close closes the connection below TLS: a goodbye in TLS would wait for a
 // write that hangs.
 func (s *socket) close() { s.plain.Close() }
-
-// sight is what a look at a resting socket shows.
-type sight int
-
-const (
-	quiet    sight = iota // open, nothing to read
-	readable              // bytes that nobody asked for
-	ended                 // closed by the peer, or broken
-)
-
-// peeker looks at a socket without taking anything from it. It is made once per
-// socket, so that a look does not allocate.
-type peeker struct {
-	raw   syscall.RawConn
-	fn    func(fd uintptr)
-	sight sight
-}
-
-func newPeeker(nc net.Conn) *peeker {
-	sc, ok := nc.(syscall.Conn)
-	if !ok || peek == nil {
-		return nil
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return nil
-	}
-	p := &peeker{raw: raw}
-	p.fn = func(fd uintptr) { p.sight = peek(fd) }
-	return p
-}
-
-// look uses Control, not Read: the deadline of the last call may have passed.
-func (p *peeker) look() sight {
-	if err := p.raw.Control(p.fn); err != nil {
-		return ended
-	}
-	return p.sight
-}

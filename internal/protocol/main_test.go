@@ -3,7 +3,7 @@ package protocol
 import (
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { memcachedtest.Main(m) }

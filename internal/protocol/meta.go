@@ -9,7 +9,7 @@ import (
 // Commands"): a two-letter code and the flags that were asked for.
 type Meta struct {
 	Code  string // "HD", "VA", "EN", "NF", "NS", "EX", "MN"
-	Size  int    // of the data block behind VA
+	Size  int    // of the data block after VA
 	TTL   int64  // t: seconds, -1 for none
 	CAS   uint64 // c
 	Flags uint32 // f

@@ -21,11 +21,11 @@ const (
 	// maxValue is the largest item that a memcached can be made to hold (-I).
 	maxValue = 1 << 30
 
-	// step is how much of a value is made room for before any of it has come.
-	step = 1 << 20
+	// growBy is how much of a value is made room for before any of it has come.
+	growBy = 1 << 20
 
-	// end is that of every line and data block.
-	end = "\r\n"
+	// crlf ends every line and data block.
+	crlf = "\r\n"
 )
 
 // ReplyError is an error line of the server's: ERROR, CLIENT_ERROR or
@@ -82,19 +82,10 @@ func Line(r *bufio.Reader) ([]byte, error) {
 }
 
 // Data reads a data block of size bytes and its end. A value of no bytes is
-// not nil. A small one is made room for in the arena.
-func Data(r *bufio.Reader, size int, arena *Arena) ([]byte, error) {
-	if size+len(end) <= r.Buffered() {
-		data, _ := r.Peek(size + len(end))
-		if string(data[size:]) != end {
-			return nil, ErrUnexpected
-		}
-		value := arena.Copy(data[:size])
-		r.Discard(size + len(end))
-		return value, nil
-	}
+// not nil.
+func Data(r *bufio.Reader, size int) ([]byte, error) {
 	// An announcement costs a hostile server nothing: room grows with what comes.
-	value := make([]byte, min(size, step))
+	value := make([]byte, min(size, growBy))
 	for read := 0; ; {
 		n, err := io.ReadFull(r, value[read:])
 		if err != nil {
@@ -111,33 +102,6 @@ func Data(r *bufio.Reader, size int, arena *Arena) ([]byte, error) {
 	return value, nil
 }
 
-// Arena makes room for the small values of one batch: making it for each would
-// cost more than all else that is done with them. A value that is kept keeps at
-// most arenaSize bytes.
-type Arena struct{ room []byte }
-
-const (
-	arenaSize  = 1024
-	arenaValue = 256 // the largest value in an arena
-)
-
-// Copy returns a copy of data. A nil Arena makes room for it alone.
-func (a *Arena) Copy(data []byte) []byte {
-	n := len(data)
-	if a == nil || n == 0 || n > arenaValue { // one of no bytes must not be nil
-		value := make([]byte, n)
-		copy(value, data)
-		return value
-	}
-	if n > len(a.room) {
-		a.room = make([]byte, arenaSize)
-	}
-	value := a.room[:n:n]
-	a.room = a.room[n:]
-	copy(value, data)
-	return value
-}
-
 // SkipData reads over a data block of size bytes and its end.
 func SkipData(r *bufio.Reader, size int) error {
 	if _, err := r.Discard(size); err != nil {
@@ -147,14 +111,14 @@ func SkipData(r *bufio.Reader, size int) error {
 }
 
 func dataEnd(r *bufio.Reader) error {
-	data, err := r.Peek(len(end))
+	data, err := r.Peek(len(crlf))
 	if err != nil {
 		return midReply(err)
 	}
-	if string(data) != end {
+	if string(data) != crlf {
 		return ErrUnexpected
 	}
-	r.Discard(len(end))
+	r.Discard(len(crlf))
 	return nil
 }
 
@@ -167,8 +131,10 @@ func midReply(err error) error {
 
 // Value is the line in front of a data block.
 type Value struct {
-	Key  []byte // valid until the next read
-	Size int
+	Key   []byte // valid until the next read
+	Flags uint64 // 32 bits, unless the server was built for more
+	Size  int
+	CAS   uint64 // 0 where it was not asked for
 }
 
 // ParseValue parses "VALUE <key> <flags> <bytes> [<cas unique>]". ok is false
@@ -187,15 +153,17 @@ func ParseValue(line []byte) (v Value, ok bool, err error) {
 		return v, false, ErrUnexpected
 	}
 	v.Key, rest = rest[:key], rest[key+1:]
-	flags := bytes.IndexByte(rest, ' ')
-	if flags <= 0 {
+	flags, rest, _ := bytes.Cut(rest, []byte(" "))
+	size, cas, hasCAS := bytes.Cut(rest, []byte(" "))
+	if v.Flags, ok = parseUint(flags); !ok {
 		return v, false, ErrUnexpected
 	}
-	rest = rest[flags+1:]
-	if size := bytes.IndexByte(rest, ' '); size >= 0 {
-		rest = rest[:size]
+	if hasCAS {
+		if v.CAS, ok = parseUint(cas); !ok {
+			return v, false, ErrUnexpected
+		}
 	}
-	v.Size, err = parseSize(rest)
+	v.Size, err = parseSize(size)
 	return v, err == nil, err
 }
 
@@ -223,43 +191,6 @@ func parseUint(b []byte) (n uint64, ok bool) {
 		n = next
 	}
 	return n, true
-}
-
-// CutValue cuts key's VALUE line and data block off b and returns the data and
-// the length of both; 0 where b does not begin with the whole of them, which is
-// then for [ParseValue] and [Data] to make sense of.
-func CutValue(b []byte, key string) (data []byte, n int) {
-	const prefix = "VALUE "
-	i := len(prefix) + len(key)
-	if len(b) <= i || string(b[:len(prefix)]) != prefix || string(b[len(prefix):i]) != key || b[i] != ' ' {
-		return nil, 0
-	}
-	_, flags := digits(b[i+1:])
-	i += 1 + flags
-	if flags == 0 || len(b) <= i || b[i] != ' ' {
-		return nil, 0
-	}
-	size, length := digits(b[i+1:])
-	if length == 0 || size > len(b) {
-		return nil, 0
-	}
-	i += 1 + length
-	i += len(end)
-	n = i + size + len(end)
-	if len(b) < n || string(b[i-len(end):i]) != end || string(b[n-len(end):n]) != end {
-		return nil, 0
-	}
-	return b[i : i+size], n
-}
-
-// digits reads the number that b begins with, as far as any int holds it, and
-// its length.
-func digits(b []byte) (n, length int) {
-	for length < len(b) && length < 9 && '0' <= b[length] && b[length] <= '9' {
-		n = n*10 + int(b[length]-'0')
-		length++
-	}
-	return n, length
 }
 
 // ParseStat parses "STAT <name> <value>".

@@ -24,10 +24,10 @@ func pair(t *testing.T, network, addr string) (near, far net.Conn) {
 }
 
 // sees waits until the peeker sees want: what the other end did takes a moment.
-func sees(t *testing.T, p *peeker, want sight) {
+func sees(t *testing.T, p *peeker, want socketState) {
 	t.Helper()
-	got := p.look()
-	for end := time.Now().Add(5 * time.Second); got != want && time.Now().Before(end); got = p.look() {
+	got := p.peek()
+	for end := time.Now().Add(5 * time.Second); got != want && time.Now().Before(end); got = p.peek() {
 		time.Sleep(time.Millisecond)
 	}
 	require.Equal(t, want, got)
@@ -39,31 +39,31 @@ func TestPeeker(t *testing.T) {
 			near, far := pair(t, network, addr)
 			p := newPeeker(near)
 			require.NotNil(t, p)
-			require.Equal(t, quiet, p.look())
-			require.Zero(t, testing.AllocsPerRun(100, func() { p.look() }))
+			require.Equal(t, quiet, p.peek())
+			require.Zero(t, testing.AllocsPerRun(100, func() { p.peek() }))
 
 			// A deadline that has passed is that of the last call.
 			near.SetDeadline(longAgo)
-			require.Equal(t, quiet, p.look())
+			require.Equal(t, quiet, p.peek())
 
 			_, err := far.Write([]byte("x"))
 			require.NoError(t, err)
 			sees(t, p, readable)
-			require.Equal(t, readable, p.look(), "a look takes nothing")
+			require.Equal(t, readable, p.peek(), "a peek takes nothing")
 			near.SetDeadline(time.Time{})
 			n, err := near.Read(make([]byte, 8))
 			require.NoError(t, err)
 			require.Equal(t, 1, n)
-			require.Equal(t, quiet, p.look())
+			require.Equal(t, quiet, p.peek())
 
 			far.Close()
-			sees(t, p, ended)
+			sees(t, p, dead)
 		})
 		t.Run(network+", closed here", func(t *testing.T) {
 			near, _ := pair(t, network, addr)
 			p := newPeeker(near)
 			near.Close()
-			require.Equal(t, ended, p.look())
+			require.Equal(t, dead, p.peek())
 		})
 	}
 	t.Run("reset", func(t *testing.T) {
@@ -71,7 +71,7 @@ func TestPeeker(t *testing.T) {
 		p := newPeeker(near)
 		far.(*net.TCPConn).SetLinger(0)
 		far.Close()
-		sees(t, p, ended)
+		sees(t, p, dead)
 	})
 	t.Run("what is no socket", func(t *testing.T) {
 		near, far := net.Pipe()

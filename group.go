@@ -1,0 +1,86 @@
+package memcacheddriver
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
+)
+
+// group is what a batch asks of one server, and what went wrong there.
+type group struct {
+	session *session
+	server  *pool.Server
+	keys    []string
+	indexes []int // of keys in the batch; nil where they are all of it
+	errs    []error
+}
+
+// index returns that of key i of the group in the batch.
+func (g *group) index(i int) int {
+	if g.indexes == nil {
+		return i
+	}
+	return g.indexes[i]
+}
+
+// fail records that keys were not served.
+func (g *group) fail(op string, keys []string, err error) {
+	g.errs = append(g.errs, opError(op, g.server.String(), err, keys...))
+}
+
+// refuse records that the server refused keys; those with the same reason are
+// one error.
+func (g *group) refuse(op string, err error, keys ...string) {
+	refusal := opError(op, g.server.String(), err, keys...).(*OpError)
+	for _, e := range g.errs {
+		if e := e.(*OpError); e.Err.Error() == refusal.Err.Error() {
+			e.Keys = append(e.Keys, keys...)
+			return
+		}
+	}
+	g.errs = append(g.errs, refusal)
+}
+
+// split groups keys by their servers.
+func (s *session) split(keys []string) []*group {
+	if len(s.pool.Servers) == 1 {
+		return []*group{{session: s, server: s.pool.Servers[0], keys: keys}}
+	}
+	byServer := make([]*group, len(s.pool.Servers))
+	for i, key := range keys {
+		server := s.pool.Pick(key)
+		g := byServer[server.Index]
+		if g == nil {
+			g = &group{session: s, server: server}
+			byServer[server.Index] = g
+		}
+		g.keys = append(g.keys, key)
+		g.indexes = append(g.indexes, i)
+	}
+	return slices.DeleteFunc(byServer, func(g *group) bool { return g == nil })
+}
+
+// each runs fn for all groups at the same time, on one lane, and joins what went
+// wrong.
+func (s *session) each(ctx context.Context, op string, groups []*group, fn func(*pool.Conn, *group)) error {
+	err := s.pool.Do(ctx, func(l *pool.Lane) error {
+		var others sync.WaitGroup
+		for _, g := range groups[1:] {
+			c := l.Conn(g.server)
+			others.Go(func() { fn(c, g) })
+		}
+		fn(l.Conn(groups[0].server), groups[0])
+		others.Wait()
+		return nil
+	})
+	if err != nil {
+		return opError(op, "", err)
+	}
+	var errs []error
+	for _, g := range groups {
+		errs = append(errs, g.errs...)
+	}
+	return joinErrors(errs)
+}

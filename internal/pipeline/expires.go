@@ -1,0 +1,103 @@
+package pipeline
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
+)
+
+// ErrNoClock means that the clock that a key lives by cannot be read: a proxy
+// answers for the server.
+var ErrNoClock = errors.New("the server's clock cannot be read")
+
+// ticks is how often ExpiresAt tries anew because the clock ticked meanwhile,
+// which it does once a second.
+const ticks = 5
+
+// ExpiresAt returns the Unix time, by the server's clock, at which key expires;
+// -1 for one that does not, and 0 for one that is absent. It needs the meta
+// protocol.
+//
+// The server tells its clock in its statistics and a key's TTL by mg, both in
+// whole seconds. TTLs that are the same before and after the statistics were
+// read in the same second as they.
+func ExpiresAt(c *pool.Conn, key string) (int64, error) {
+	for range ticks {
+		before, clock, after, err := ttlAroundClock(c, key)
+		switch {
+		case err != nil:
+			return 0, err
+		case before == 0 || after == 0:
+			return 0, nil
+		case before < 0 || after < 0:
+			return -1, nil
+		case clock == 0:
+			return 0, ErrNoClock
+		case before == after:
+			return clock + before, nil
+		}
+	}
+	return 0, ErrNoClock
+}
+
+func ttlAroundClock(c *pool.Conn, key string) (before, clock, after int64, err error) {
+	err = do(c, func(x *exchange) error {
+		if !x.conn.Meta() {
+			return ErrNoMeta
+		}
+		_, err := x.run(3, 3, func(i int) error {
+			if i == 1 {
+				return x.line("stats")
+			}
+			return x.askTTL(key)
+		}, func(i int) (err error) {
+			switch i {
+			case 0:
+				before, err = x.ttl()
+			case 1:
+				clock, err = x.clock()
+			case 2:
+				after, err = x.ttl()
+			}
+			return err
+		})
+		return err
+	})
+	return before, clock, after, err
+}
+
+// clock reads the reply to "stats" and returns the server's Unix time, 0 where
+// it does not tell or it is that of memcached's own proxy.
+func (x *exchange) clock() (unix int64, err error) {
+	proxy := false
+	for {
+		line, err := protocol.Line(x.r)
+		if err != nil {
+			return 0, err
+		}
+		name, value, ok := protocol.ParseStat(line)
+		switch {
+		case string(line) == "END":
+			if proxy {
+				return 0, nil
+			}
+			return unix, nil
+		case !ok:
+			err := protocol.LineError(line)
+			if refusal(err) {
+				return 0, nil
+			}
+			return 0, err
+		case name == "time":
+			unix, err = strconv.ParseInt(value, 10, 64)
+			if err != nil {
+				return 0, protocol.ErrUnexpected
+			}
+		case strings.HasPrefix(name, "proxy_"):
+			proxy = true
+		}
+	}
+}

@@ -1,0 +1,55 @@
+package pool
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
+)
+
+// ErrAuth is in the chain of a call's error when the server refused the user or
+// the password.
+var ErrAuth = errors.New("authentication refused")
+
+// authenticate logs in by memcached's ASCII authentication: a set of any key,
+// whose value is user and password (protocol.txt, "Authentication"). A server
+// that asks for none would store that value for all to read, so it is asked
+// first.
+func (s *Server) authenticate(nc net.Conn) error {
+	r := bufio.NewReaderSize(nc, protocol.MaxLine)
+	ask := func(request string) (string, error) {
+		if _, err := nc.Write([]byte(request)); err != nil {
+			return "", fmt.Errorf("authentication: %w", err)
+		}
+		line, err := protocol.Line(r)
+		if err != nil {
+			return "", fmt.Errorf("authentication: %w", err)
+		}
+		return string(line), nil
+	}
+	line, err := ask("version\r\n")
+	if err != nil {
+		return err
+	}
+	if strings.HasPrefix(line, "VERSION") {
+		if s.openAccess.CompareAndSwap(false, true) {
+			s.cfg.Warnf("memcacheddriver: server %s asks for no authentication; the credentials were not sent", s.Address)
+		}
+		return nil
+	}
+	if !strings.HasPrefix(line, "CLIENT_ERROR ") {
+		return fmt.Errorf("authentication: %w", protocol.LineError([]byte(line)))
+	}
+	secret := s.cfg.User + " " + s.cfg.Password
+	line, err = ask(fmt.Sprintf("set auth 0 0 %d\r\n%s\r\n", len(secret), secret))
+	if err != nil {
+		return err
+	}
+	if line != "STORED" {
+		return fmt.Errorf("%w: check the user and the password", ErrAuth)
+	}
+	return nil
+}

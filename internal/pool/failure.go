@@ -1,0 +1,62 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+)
+
+// Error is a failure to talk to a server.
+type Error struct {
+	Server string
+	Err    error
+}
+
+func (e *Error) Error() string { return e.Server + ": " + e.Err.Error() }
+func (e *Error) Unwrap() error { return e.Err }
+
+// fail ends the request with err: it closes the socket, and blames whom there
+// is to blame, the caller, Close or the server.
+func (c *Conn) fail(err error) error {
+	s := c.server
+	if c.lane != nil && ended(c.lane.ctx) {
+		s.cancelled.Add(1)
+		c.Drop()
+		return &contextError{c.lane.ctx}
+	}
+	if s.closing.Err() != nil {
+		c.Drop()
+		return ErrClosed
+	}
+	err = &Error{s.Address, c.describe(err)}
+	c.Drop()
+	s.failed(err)
+	return err
+}
+
+// describe says what a bare I/O error means here, and what to do.
+func (c *Conn) describe(err error) error {
+	var dial *dialError
+	cfg := c.server.cfg
+	hint := ""
+	if s := c.sock.Load(); s != nil && !s.proven && cfg.TLS == nil {
+		hint = " (does it expect TLS?)"
+	}
+	switch {
+	case errors.As(err, &dial):
+		return err
+	case errors.Is(err, os.ErrDeadlineExceeded) && c.phase == writing:
+		c.server.timeouts.Add(1)
+		return fmt.Errorf("not written within the write timeout of %v, which WithTimeout sets: %w", cfg.WriteTimeout, os.ErrDeadlineExceeded)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		c.server.timeouts.Add(1)
+		return fmt.Errorf("no complete reply within the read timeout of %v, which WithTimeout sets%s: %w", cfg.ReadTimeout, hint, os.ErrDeadlineExceeded)
+	case errors.Is(err, io.EOF):
+		return fmt.Errorf("the server closed the connection%s: %w", hint, io.ErrUnexpectedEOF)
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return fmt.Errorf("the server closed the connection%s: %w", hint, err)
+	}
+	return err
+}

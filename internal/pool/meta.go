@@ -1,0 +1,68 @@
+package pool
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
+)
+
+const (
+	// metaWait is how long a new connection waits for an answer to the question
+	// for meta where the last one got none: behind a proxy that swallows it every
+	// dial takes that much longer.
+	metaWait = 500 * time.Millisecond
+
+	// metaAgain is how long a socket is used that was not asked, as the server had
+	// closed the one before or said nothing on it: it may just have been restarting.
+	metaAgain = time.Minute
+)
+
+// askMeta asks the server for its version and for nothing ("mn"), and reports
+// whether it speaks the meta protocol: whether it answers as memcached does
+// since 1.6.10. Others answer ERROR, or close the connection, as twemproxy does,
+// which hands on the version of the memcached behind it.
+//
+// Each connection is asked, before anything else goes out on it: what would be
+// the value of a meta set runs as commands on a server that another one has
+// replaced.
+func askMeta(nc net.Conn) (bool, error) {
+	if _, err := io.WriteString(nc, "version\r\nmn\r\n"); err != nil {
+		return false, err
+	}
+	r := bufio.NewReaderSize(nc, protocol.MaxLine)
+	line, err := protocol.Line(r)
+	if err != nil {
+		return false, err
+	}
+	version, ok := bytes.CutPrefix(line, []byte("VERSION "))
+	old := !ok || beforeMeta(string(version))
+	if !ok {
+		// Without a version there is no meta, but an error line may be all that the
+		// server has to say ("ERROR Too many open connections").
+		err = protocol.LineError(line)
+		if err == protocol.ErrUnexpected {
+			return false, err
+		}
+	}
+	line, readErr := protocol.Line(r)
+	switch {
+	case readErr == nil:
+		return string(line) == "MN" && !old, nil
+	case err != nil:
+		return false, err
+	}
+	return false, readErr
+}
+
+// beforeMeta reports whether a memcached is older than 1.6.10, before which its
+// meta commands had another form.
+func beforeMeta(version string) bool {
+	var minor, patch int
+	n, _ := fmt.Sscanf(version, "1.%d.%d", &minor, &patch)
+	return n == 2 && (minor < 6 || minor == 6 && patch < 10)
+}

@@ -1,0 +1,151 @@
+// Package remover keeps times to live of less than a second, which is more than
+// memcached can: it counts whole seconds. Whoever wrote such a value removes it
+// when its time is over, if it is still the one that was written, by its CAS
+// number.
+package remover
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pipeline"
+)
+
+const (
+	// maxPending is how many values are remembered, at about 200 bytes each and
+	// the key. Those above it live as long as the server's own TTL lets them.
+	maxPending = 1 << 20
+
+	// batchSize is how many values are removed in one exchange.
+	batchSize = 1000
+)
+
+// Remover removes the values of one server. It is safe for concurrent use, and
+// has a goroutine only while it removes.
+type Remover struct {
+	remove func([]pipeline.KeyCAS) error
+
+	size atomic.Int32 // of pending
+
+	mu       sync.Mutex
+	pending  map[string]value
+	over     []pipeline.KeyCAS // whose time is over, still to be removed
+	draining bool
+	closed   bool
+	done     sync.WaitGroup // of the goroutine
+}
+
+// value is one that is to be removed.
+type value struct {
+	cas uint64
+	due time.Time
+}
+
+// New returns a Remover that removes by remove those of the values that their
+// keys still have. Where it fails, the server's own TTL ends them.
+func New(remove func([]pipeline.KeyCAS) error) *Remover {
+	return &Remover{remove: remove, pending: make(map[string]value)}
+}
+
+// Add remembers to remove values at due, and nothing else of their keys.
+func (r *Remover) Add(due time.Time, values ...pipeline.KeyCAS) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return
+	}
+	kept := values[:0:0]
+	for _, v := range values {
+		p, known := r.pending[v.Key]
+		switch {
+		case v.CAS == 0: // a server without CAS numbers (-C)
+		case known && v.CAS < p.cas: // of two writes at once the server has kept the later
+		case !known && len(r.pending) >= maxPending:
+		default:
+			r.pending[v.Key] = value{v.CAS, due}
+			kept = append(kept, v)
+		}
+	}
+	if len(kept) > 0 {
+		r.size.Store(int32(len(r.pending)))
+		time.AfterFunc(time.Until(due), func() { r.end(kept) })
+	}
+}
+
+// Over reports whether the time of that value of key is, though it may not have
+// been removed yet.
+func (r *Remover) Over(key string, cas uint64) bool {
+	due, ok := r.Due(key, cas)
+	return ok && !time.Now().Before(due)
+}
+
+// Due returns when the value of key with that CAS number is to be removed; ok is
+// false for one that is not.
+func (r *Remover) Due(key string, cas uint64) (due time.Time, ok bool) {
+	if r.size.Load() == 0 {
+		return due, false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p, ok := r.pending[key]
+	return p.due, ok && p.cas == cas
+}
+
+// Forget leaves key alone, as it gets a TTL that the server can keep.
+func (r *Remover) Forget(key string) {
+	if r.size.Load() == 0 {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.pending, key)
+	r.size.Store(int32(len(r.pending)))
+}
+
+// Stop makes the Remover forget everything. Its goroutine ends with the removal
+// under way, which Wait waits for.
+func (r *Remover) Stop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+	r.pending, r.over = nil, nil
+	r.size.Store(0)
+}
+
+// Wait returns when, after Stop, nothing is under way any more.
+func (r *Remover) Wait() { r.done.Wait() }
+
+// end hands those of values whose time is over to the goroutine that removes
+// them, which it becomes where there is none.
+func (r *Remover) end(values []pipeline.KeyCAS) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	for _, v := range values {
+		if p := r.pending[v.Key]; p.cas == v.CAS && !now.Before(p.due) {
+			r.over = append(r.over, v)
+		}
+	}
+	if r.draining || len(r.over) == 0 {
+		return
+	}
+	r.draining = true
+	r.done.Add(1)
+	defer r.done.Done()
+	for len(r.over) > 0 {
+		batch := r.over[:min(len(r.over), batchSize)]
+		r.over = r.over[len(batch):]
+		r.mu.Unlock()
+		_ = r.remove(batch)
+		r.mu.Lock()
+		for _, v := range batch {
+			if r.pending[v.Key].cas == v.CAS {
+				delete(r.pending, v.Key)
+			}
+		}
+		r.size.Store(int32(len(r.pending)))
+	}
+	r.over = nil
+	r.draining = false
+}

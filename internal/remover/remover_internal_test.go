@@ -1,0 +1,117 @@
+package remover
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pipeline"
+)
+
+// A million keys cost what maxPending's comment says, and no more are kept,
+// whether they came in one write or each by its own.
+func TestRemoverIsBounded(t *testing.T) {
+	for _, size := range []int{1, 1000} {
+		t.Run(fmt.Sprintf("%d values a write", size), func(t *testing.T) {
+			keys := make([]string, maxPending+1000)
+			for i := range keys {
+				keys[i] = fmt.Sprint("key-", i)
+			}
+			due := time.Now().Add(time.Hour)
+			r := New(nil)
+			defer r.Stop()
+			var before, after runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+			for i := 0; i < len(keys); i += size {
+				values := make([]pipeline.KeyCAS, 0, size)
+				for j := i; j < min(i+size, len(keys)); j++ {
+					values = append(values, pipeline.KeyCAS{Key: keys[j], CAS: uint64(j + 1)})
+				}
+				r.Add(due, values...)
+			}
+			runtime.GC()
+			runtime.ReadMemStats(&after)
+			assert.Len(t, r.pending, maxPending)
+			bytes := (after.HeapAlloc - before.HeapAlloc) / maxPending
+			t.Logf("%d bytes a key", bytes)
+			assert.Less(t, bytes, uint64(300), "bytes a key")
+			_, ok := r.Due(keys[len(keys)-1], uint64(len(keys)))
+			assert.False(t, ok, "one too many")
+			runtime.KeepAlive(keys)
+		})
+	}
+}
+
+// Two writes at once may be remembered in the other order.
+func TestRemoverKeepsTheLaterWrite(t *testing.T) {
+	due := time.Now().Add(time.Hour)
+	r := New(nil)
+	defer r.Stop()
+	r.Add(due, pipeline.KeyCAS{Key: "k", CAS: 6})
+	r.Add(due, pipeline.KeyCAS{Key: "k", CAS: 5})
+	_, ok := r.Due("k", 6)
+	assert.True(t, ok)
+	assert.Len(t, r.pending, 1)
+	assert.False(t, r.Over("k", 6))
+	r.Add(due, pipeline.KeyCAS{Key: "k", CAS: 7})
+	r.pending["k"] = value{7, time.Now()} // before the timer knows
+	assert.True(t, r.Over("k", 7), "what is due is over, removed or not")
+	assert.False(t, r.Over("k", 8), "another's value")
+	r.Forget("k")
+	assert.False(t, r.Over("k", 7))
+}
+
+// A value whose time was moved is removed at the new time, not at the old one.
+func TestRemoverFollowsAMovedTime(t *testing.T) {
+	removed := make(chan pipeline.KeyCAS, 10)
+	r := New(func(values []pipeline.KeyCAS) error {
+		for _, v := range values {
+			removed <- v
+		}
+		return errors.New("which changes nothing")
+	})
+	later, sooner := pipeline.KeyCAS{Key: "later", CAS: 1}, pipeline.KeyCAS{Key: "sooner", CAS: 1}
+	start := time.Now()
+	r.Add(start.Add(20*time.Millisecond), later)
+	r.Add(start.Add(time.Hour), sooner)
+	r.Add(start.Add(200*time.Millisecond), later)
+	r.Add(start.Add(100*time.Millisecond), sooner)
+	assert.Equal(t, sooner, <-removed)
+	assert.Equal(t, later, <-removed)
+	assert.GreaterOrEqual(t, time.Since(start), 200*time.Millisecond)
+	memcachedtest.Eventually(t, func() bool { return r.size.Load() == 0 }, "what was removed is remembered")
+	r.Stop()
+	r.Wait()
+	assert.Empty(t, removed)
+}
+
+// Many values that end together are removed by one goroutine, in batches.
+func TestRemoverBatches(t *testing.T) {
+	const n = 3*batchSize + 1
+	sizes := make(chan int, n)
+	r := New(func(values []pipeline.KeyCAS) error {
+		time.Sleep(time.Millisecond) // while the others end
+		sizes <- len(values)
+		return nil
+	})
+	due := time.Now().Add(10 * time.Millisecond)
+	for i := range n {
+		r.Add(due, pipeline.KeyCAS{Key: fmt.Sprint(i), CAS: 1})
+	}
+	total := 0
+	for total < n {
+		size := <-sizes
+		assert.LessOrEqual(t, size, batchSize)
+		total += size
+	}
+	assert.Equal(t, n, total)
+	r.Stop()
+	r.Wait()
+	assert.Less(t, len(sizes), n/10)
+}

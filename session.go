@@ -1,0 +1,122 @@
+package memcacheddriver
+
+import (
+	"context"
+	"net"
+	"strings"
+
+	"github.com/bradfitz/gomemcache/memcache"
+
+	"github.com/xraph/grove/kv"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pipeline"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/remover"
+)
+
+// session is what a MemcachedDB has between Open and Close.
+type session struct {
+	pool     *pool.Pool
+	removers []*remover.Remover // by Server.Index
+	ttlQuery bool
+}
+
+func newSession(c config) *session {
+	infof, warnf := func(string, ...any) {}, func(string, ...any) {}
+	if c.logger != nil {
+		infof, warnf = c.logger.Infof, c.logger.Warnf
+	}
+	if c.user != "" && c.tls == nil {
+		for _, a := range c.addrs {
+			if !isLocal(a) {
+				warnf("memcacheddriver: the credentials for server %s cross the network in the clear; use TLS", a)
+			}
+		}
+	}
+	s := &session{
+		pool: pool.New(pool.Config{
+			Addrs:        c.addrs,
+			DialTimeout:  c.dialTimeout,
+			WriteTimeout: c.writeTimeout,
+			ReadTimeout:  c.readTimeout,
+			MaxIdle:      c.maxIdleConns,
+			MaxIdleTime:  c.connMaxIdleTime,
+			FailureLimit: c.failureLimit,
+			RetryAfter:   c.retryTimeout,
+			TLS:          c.tls,
+			User:         c.user,
+			Password:     c.password,
+			Infof:        infof,
+			Warnf:        warnf,
+		}),
+		ttlQuery: c.ttlQuery,
+	}
+	for _, server := range s.pool.Servers {
+		s.removers = append(s.removers, remover.New(func(values []pipeline.KeyCAS) error {
+			return s.pool.Do(context.Background(), func(l *pool.Lane) error {
+				return pipeline.DeleteCAS(l.Conn(server), values)
+			})
+		}))
+	}
+	return s
+}
+
+// isLocal reports whether a is this machine by its name.
+func isLocal(a pool.Addr) bool {
+	host, _, err := net.SplitHostPort(a.Address)
+	if a.Net == "unix" || err != nil || host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+func (s *session) close() {
+	for _, r := range s.removers {
+		r.Stop()
+	}
+	s.pool.Close()
+	for _, r := range s.removers {
+		r.Wait()
+	}
+}
+
+// removerOf returns the remover for key's server.
+func (s *session) removerOf(key string) *remover.Remover {
+	return s.removers[s.pool.Pick(key).Index]
+}
+
+// viaClient does a single-key call by gomemcache. Its answers that are no
+// failures come back as they are, everything else as an [OpError].
+func (s *session) viaClient(ctx context.Context, op, key string, call func(*memcache.Client) error) error {
+	err := s.pool.Do(ctx, func(l *pool.Lane) error {
+		err := call(l.Client)
+		if err == ErrProtocol {
+			l.Spoil()
+		}
+		return err
+	})
+	switch err {
+	case nil, memcache.ErrCacheMiss, memcache.ErrNotStored, memcache.ErrCASConflict:
+		return err
+	}
+	return s.failure(op, key, err)
+}
+
+// viaConn runs fn on a connection to key's server, for what gomemcache cannot
+// do. A miss comes back as it is, every other error as an [OpError].
+func (s *session) viaConn(ctx context.Context, op, key string, fn func(*pool.Conn) error) error {
+	server := s.pool.Pick(key)
+	err := s.pool.Do(ctx, func(l *pool.Lane) error { return fn(l.Conn(server)) })
+	if err == nil || err == kv.ErrNotFound {
+		return err
+	}
+	return opError(op, server.String(), err, key)
+}
+
+// failure makes an [OpError] of an error of gomemcache's or of the pool's.
+func (s *session) failure(op, key string, err error) error {
+	if strings.HasPrefix(err.Error(), "memcache: ") {
+		err = replyError(err)
+	}
+	return opError(op, s.pool.Pick(key).String(), err, key)
+}
