@@ -282,7 +282,12 @@ func TestImports(t *testing.T) {
 		"internal/pipeline":      {module + "internal/pool", module + "internal/protocol"},
 		"internal/pool":          {gomemcache, module + "internal/protocol"},
 		"internal/protocol":      nil,
-		"internal/memcachedtest": nil,
+		"internal/memcachedtest": {"go.uber.org/goleak"},
+		"internal/drivertest": {
+			strings.TrimSuffix(module, "/"), module + "internal/memcachedtest", gomemcache,
+			"github.com/xraph/grove/kv", "github.com/xraph/grove/kv/driver",
+			"github.com/xraph/go-utils/log", "github.com/stretchr/testify/assert", "github.com/stretchr/testify/require",
+		},
 	}
 	dirs, err := fs.Glob(os.DirFS("."), "internal/*")
 	require.NoError(t, err)
@@ -301,7 +306,9 @@ func TestImports(t *testing.T) {
 	}
 	for _, file := range parseDir(t, ".", parser.ImportsOnly) {
 		for _, spec := range file.Imports {
-			assert.NotContains(t, spec.Path.Value, "memcachedtest", "%s is for tests only", spec.Path.Value)
+			for _, forTests := range []string{"memcachedtest", "drivertest"} {
+				assert.NotContains(t, spec.Path.Value, forTests, "%s is for tests only", spec.Path.Value)
+			}
 		}
 	}
 }

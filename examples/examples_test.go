@@ -11,7 +11,7 @@ import (
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
-func TestMain(m *testing.M) { os.Exit(memcachedtest.Run(m)) }
+func TestMain(m *testing.M) { memcachedtest.Main(m) }
 
 func TestExamplesRun(t *testing.T) {
 	t.Parallel()

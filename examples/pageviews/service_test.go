@@ -8,7 +8,6 @@ import (
 	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,7 +21,7 @@ import (
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
-func TestMain(m *testing.M) { os.Exit(memcachedtest.Run(m)) }
+func TestMain(m *testing.M) { memcachedtest.Main(m) }
 
 // site is the service on a memcached of its own, and a browser that visits it.
 type site struct {

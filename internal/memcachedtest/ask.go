@@ -11,7 +11,7 @@ import (
 
 // network returns the network of an address: a path is a Unix socket's.
 func network(addr string) string {
-	if strings.Contains(addr, "/") {
+	if strings.ContainsAny(addr, `/\`) {
 		return "unix"
 	}
 	return "tcp"

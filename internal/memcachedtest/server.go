@@ -1,8 +1,9 @@
 // Package memcachedtest runs real memcached servers for tests: servers of a
 // test's own, to kill, restart and freeze ([Start], [StartUnix], [StartTLS],
-// [StartAuth]), and one that all tests of a package share ([Addr]).
+// [StartAuth]), and one that all tests of a package share ([Addr]). What those
+// cannot be made to say or do, a scripted one does ([StartFake]).
 //
-// A server keeps no goroutine in the test binary, so a goroutine-leak check
+// A real server keeps no goroutine in the test binary, so a goroutine-leak check
 // may run while it is up, and it never outlives the binary, however that ends.
 package memcachedtest
 
@@ -101,12 +102,15 @@ func (s *Server) Restart() {
 }
 
 // Stop freezes the server with SIGSTOP: the kernel still accepts connections
-// and bytes for it, but nothing answers. It returns when the server stands.
+// and bytes for it, but nothing answers. It returns when the server stands. On
+// Windows it fails the test.
 func (s *Server) Stop() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.proc != nil {
-		s.proc.stop()
+		if err := s.proc.stop(); err != nil {
+			s.t.Errorf("memcachedtest: stopping %s: %v", s.addr, err)
+		}
 	}
 }
 
@@ -115,7 +119,9 @@ func (s *Server) Cont() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.proc != nil {
-		s.proc.cont()
+		if err := s.proc.cont(); err != nil {
+			s.t.Errorf("memcachedtest: continuing %s: %v", s.addr, err)
+		}
 	}
 }
 
@@ -248,6 +254,4 @@ func binary() (string, error) {
 	return "", errors.New("memcachedtest: these tests need a memcached server: `apt-get install memcached`, `brew install memcached`, or `make test`, which installs it (MEMCACHED_ADDR is enough for those that share one)")
 }
 
-// scratchDir makes a directory with a short name, since a Unix socket's path
-// must fit into about 100 bytes and TMPDIR alone may be longer.
-func scratchDir() (string, error) { return os.MkdirTemp("/tmp", "memcachedtest") }
+func scratchDir() (string, error) { return os.MkdirTemp(tempDir, "memcachedtest") }

@@ -17,7 +17,7 @@ var shared struct {
 // Addr returns the address of a memcached that all tests of the binary share:
 // the one that MEMCACHED_ADDR names, else one that the first call starts.
 // Tests that share it must not flush it nor assume that it is empty. End it
-// with [Run] or [Shutdown].
+// with [Main] or [Shutdown].
 func Addr(t testing.TB) string {
 	t.Helper()
 	shared.Lock()
@@ -63,13 +63,4 @@ func Shutdown() {
 		shared.server.close()
 	}
 	shared.addr, shared.server = "", nil
-}
-
-// Run runs a package's tests, ends their shared server and returns the exit
-// code. It is for TestMain, which checks for leaks after it if it wants to:
-//
-//	func TestMain(m *testing.M) { os.Exit(memcachedtest.Run(m)) }
-func Run(m *testing.M) int {
-	defer Shutdown()
-	return m.Run()
 }

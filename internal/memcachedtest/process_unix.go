@@ -1,3 +1,5 @@
+//go:build unix
+
 package memcachedtest
 
 import (
@@ -10,9 +12,9 @@ import (
 // process is a child process that never outlives the test binary.
 //
 // A guard sees to that: a shell that waits for the end of its standard input,
-// a pipe whose other end only the test binary holds, and then kills the
-// child and removes its directory. The kernel closes the pipe however the binary ends, SIGKILL
-// included. Linux's Pdeathsig would need a goroutine for each child, locked
+// a pipe whose other end only the test binary holds, and then kills the child and
+// removes its directory. The kernel closes the pipe however the binary ends,
+// SIGKILL included. Linux's Pdeathsig would need a goroutine for each child, locked
 // to the thread that started it (its signal goes out when that thread ends),
 // which every goroutine-leak check would see; and macOS has nothing like it.
 //
@@ -23,6 +25,10 @@ type process struct {
 	reaped bool
 	guard  *exec.Cmd
 }
+
+// tempDir is where scratch directories are made: a Unix socket's path must fit
+// into about 100 bytes, and TMPDIR alone may be longer.
+const tempDir = "/tmp"
 
 // guardScript ignores a terminal's Ctrl-C, which reaches it as well.
 const guardScript = `trap '' HUP INT QUIT TERM; read -r _; kill -9 "$1"; rm -rf "$2"`
@@ -70,17 +76,22 @@ func (p *process) kill() {
 }
 
 // stop freezes the process and waits until all its threads stand.
-func (p *process) stop() {
-	if !p.exited() {
-		_ = syscall.Kill(p.pid, syscall.SIGSTOP)
+func (p *process) stop() error {
+	if p.exited() {
+		return nil
+	}
+	err := syscall.Kill(p.pid, syscall.SIGSTOP)
+	if err == nil {
 		p.wait(syscall.WUNTRACED)
 	}
+	return err
 }
 
-func (p *process) cont() {
-	if !p.exited() {
-		_ = syscall.Kill(p.pid, syscall.SIGCONT)
+func (p *process) cont() error {
+	if p.exited() {
+		return nil
 	}
+	return syscall.Kill(p.pid, syscall.SIGCONT)
 }
 
 func (p *process) wait(options int) {

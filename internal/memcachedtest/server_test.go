@@ -1,3 +1,5 @@
+//go:build unix
+
 package memcachedtest_test
 
 import (
@@ -19,15 +21,6 @@ import (
 
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
-
-func TestMain(m *testing.M) {
-	code := memcachedtest.Run(m)
-	if err := goleak.Find(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
 
 func TestStart(t *testing.T) {
 	var pid int
@@ -183,8 +176,12 @@ func TestAddr(t *testing.T) {
 	own.Stats(t) // still there: Shutdown ends only what Addr started
 }
 
+// leaked is a socket that no finalizer closes.
+var leaked net.Listener
+
 // TestFailures runs the failing helpers in another process: they must end the
-// test with one line, and a panic must not leave a server.
+// test with one line, a leak must fail the run, and a panic must not leave a
+// server.
 func TestFailures(t *testing.T) {
 	if what := os.Getenv("MEMCACHEDTEST_FAILURE"); what != "" {
 		switch what {
@@ -192,6 +189,13 @@ func TestFailures(t *testing.T) {
 			memcachedtest.Addr(t)
 		case "bad argument":
 			memcachedtest.Start(t, "-t", "0")
+		case "leaked goroutine":
+			go func() { select {} }()
+		case "leaked socket":
+			var err error
+			if leaked, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+				os.Exit(0) // not the failure that is looked for
+			}
 		default: // a panic, a SIGKILL
 			s := memcachedtest.Start(t)
 			s.Stop()
@@ -216,6 +220,8 @@ func TestFailures(t *testing.T) {
 	for _, c := range []struct{ what, addr, want string }{
 		{"no answer", "127.0.0.1:1", "no memcached answers at MEMCACHED_ADDR=127.0.0.1:1"},
 		{"bad argument", "", "Number of threads must be greater than 0"},
+		{"leaked goroutine", "", "found unexpected goroutines"},
+		{"leaked socket", "", "1 sockets are open that were not before the tests"},
 	} {
 		t.Run(c.what, func(t *testing.T) {
 			out := run(t, "MEMCACHEDTEST_FAILURE="+c.what, "MEMCACHED_ADDR="+c.addr)
@@ -247,23 +253,6 @@ func TestFailures(t *testing.T) {
 }
 
 func alive(pid int) bool { return pid > 0 && syscall.Kill(pid, 0) == nil }
-
-func network(addr string) string {
-	if strings.HasPrefix(addr, "/") {
-		return "unix"
-	}
-	return "tcp"
-}
-
-func dial(t *testing.T, addr string) net.Conn {
-	t.Helper()
-	conn, err := net.Dial(network(addr), addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	return conn
-}
 
 // command sends a command and checks how the reply's first line begins.
 func command(t *testing.T, conn net.Conn, command, want string) {
