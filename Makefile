@@ -31,7 +31,7 @@ bench: ## benchmarks: against bare gomemcache and by hand on a socket
 	@cd bench && sh setup.sh && sh $(SCRIPTS)/test-env.sh go run . -write ../docs
 
 soak: ## the soak tests, for MEMCACHED_SOAK each (10m)
-	@MEMCACHED_SOAK="$${MEMCACHED_SOAK:-10m}" sh $(SCRIPTS)/test-env.sh go test -race -count=1 -v -run Soak -timeout 60m ./...
+	@export MEMCACHED_SOAK="$${MEMCACHED_SOAK:-10m}"; $(call each,soak,sh $(SCRIPTS)/test-env.sh go test -race -count=1 -v -run Soak -timeout 60m ./...)
 
 fuzz: ## every fuzz target, for FUZZTIME each (30s)
 	@set -e; grep -r --include='*_test.go' '^func Fuzz' . | sed 's|/[^/]*:func \(Fuzz[A-Za-z0-9_]*\).*| \1|' | sort | \
