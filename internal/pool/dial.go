@@ -41,7 +41,7 @@ func (s *Server) dial(call context.Context) (*socket, error) {
 	}
 	if !ended(call) && s.closing.Err() == nil {
 		s.dialErrors.Add(1)
-		if ctx.Err() != nil {
+		if ended(ctx) {
 			// Not the caller's deadline: its error must not be context's.
 			err = fmt.Errorf("no connection within the dial timeout of %v: %w", s.cfg.DialTimeout, os.ErrDeadlineExceeded)
 		}
