@@ -6,13 +6,10 @@ import (
 	"io"
 	"net"
 	"os"
-	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/bradfitz/gomemcache/memcache"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -114,71 +111,6 @@ func TestTimeoutOfZeroIsTheDefault(t *testing.T) {
 	}
 }
 
-func TestMaxIdleConnsAreKept(t *testing.T) {
-	t.Parallel()
-	server := memcachedtest.Start(t)
-	connections := func() int {
-		n, err := strconv.Atoi(server.Stats(t)["curr_connections"])
-		require.NoError(t, err)
-		return n
-	}
-	atRest := connections()
-	const calls = 12
-	for name, c := range map[string]struct {
-		dsn  string
-		opts []driver.Option
-		want int
-	}{
-		"WithMaxIdleConns":        {"", []driver.Option{memcacheddriver.WithMaxIdleConns(3)}, 3},
-		"WithPoolSize":            {"", []driver.Option{driver.WithPoolSize(4)}, 4},
-		"the last one":            {"", []driver.Option{driver.WithPoolSize(4), memcacheddriver.WithMaxIdleConns(2)}, 2},
-		"max_idle_conns":          {"?max_idle_conns=5", nil, 5},
-		"pool_size":               {"?pool_size=6", nil, 6},
-		"an option beats the DSN": {"?max_idle_conns=5", []driver.Option{memcacheddriver.WithMaxIdleConns(1)}, 1},
-		"the default":             {"?max_idle_conns=0", nil, 10},
-		"0 beats the DSN":         {"?max_idle_conns=5", []driver.Option{memcacheddriver.WithMaxIdleConns(0)}, 10},
-		"more than are used":      {"?max_idle_conns=64", nil, calls},
-	} {
-		db := drivertest.Open(t, server.Addr()+c.dsn, c.opts...)
-		var connected, all sync.WaitGroup
-		connected.Add(calls)
-		for range calls {
-			all.Go(func() {
-				assert.NoError(t, db.Do(t.Context(), func(c *memcache.Client) error {
-					err := c.Ping()
-					connected.Done()
-					connected.Wait() // hold the connection until all have one
-					return err
-				}))
-			})
-		}
-		all.Wait()
-		drivertest.RequireIdle(t, db)
-		assert.Equal(t, c.want, drivertest.Stat(t, db).Idle, name)
-		assert.EqualValues(t, calls, drivertest.Dials(db), "%s: it limits no call", name)
-		require.NoError(t, db.Close())
-	}
-	memcachedtest.Eventually(t, func() bool { return connections() <= atRest }, "no connection is left at the server")
-}
-
-func TestConnMaxIdleTimeClosesIdleConnections(t *testing.T) {
-	t.Parallel()
-	addr := memcachedtest.Addr(t)
-	for name, db := range map[string]*memcacheddriver.MemcachedDB{
-		"option":                  drivertest.Open(t, addr, memcacheddriver.WithConnMaxIdleTime(ms(50))),
-		"DSN":                     drivertest.Open(t, addr+"?conn_max_idle_time=50ms"),
-		"an option beats the DSN": drivertest.Open(t, addr+"?conn_max_idle_time=1h", memcacheddriver.WithConnMaxIdleTime(ms(50))),
-	} {
-		require.NoError(t, db.Ping(t.Context()), name)
-		memcachedtest.Eventually(t, func() bool { return drivertest.Stat(t, db).Idle == 0 }, "%s: the connection is closed", name)
-		require.NoError(t, db.Ping(t.Context()), name)
-	}
-	db := drivertest.OpenShared(t)
-	drivertest.Fill(t, db, 3)
-	time.Sleep(ms(200))
-	assert.Equal(t, 3, drivertest.Stat(t, db).Idle, "by default they stay")
-}
-
 func TestServerFailureLimitIsHowManyCallsFindAServerDead(t *testing.T) {
 	t.Parallel()
 	server := memcachedtest.Start(t)
@@ -255,14 +187,6 @@ func TestLoggerIsToldOnceOfAServerThatGoesAndComesBack(t *testing.T) {
 	memcachedtest.Eventually(t, func() bool { return db.Ping(t.Context()) == nil }, "the server is back")
 	require.Len(t, log.Lines(), 2)
 	assert.Len(t, log.Lines("info: ", server.Addr()), 1)
-}
-
-func TestLoggerIsWarnedOfCredentialsInTheClear(t *testing.T) {
-	t.Parallel()
-	log := drivertest.NewLog()
-	drivertest.Open(t, "mc1,localhost,[::1],/run/m", driver.WithLogger(log), memcacheddriver.WithCredentials("ann", "hunter2"))
-	require.Len(t, log.Lines(), 1, "they do not leave this machine on the way to the others")
-	assert.Len(t, log.Lines("warn: ", "mc1:11211"), 1)
 }
 
 func TestStoreOptionsReachTheStore(t *testing.T) {
