@@ -52,7 +52,7 @@ type swap struct {
 //
 // It ends with ctx, but does not interrupt update. Each of its two exchanges with
 // the server, or three for a key that expires, has write and read timeouts of its
-// own; the first call on a server may need one more, to learn its protocol. A swap
+// own. A swap
 // that was cut off by ctx or by a failure may or may not have happened.
 func (db *MemcachedDB) CompareAndSwap(ctx context.Context, key string, update func(current []byte) ([]byte, error), opts ...CASOption) error {
 	const op = "cas"

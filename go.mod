@@ -3,14 +3,12 @@ module github.com/xraph/grove/kv/drivers/memcacheddriver
 go 1.25.7
 
 require (
-	github.com/anishathalye/porcupine v1.3.1
 	github.com/bradfitz/gomemcache v0.0.0-20260422231931-4d751bb6e37c
 	github.com/stretchr/testify v1.12.1
 	github.com/testcontainers/testcontainers-go v0.44.0
 	github.com/xraph/go-utils v1.1.1
 	github.com/xraph/grove/kv v1.5.1
 	go.uber.org/goleak v1.3.0
-	pgregory.net/rapid v1.3.0
 )
 
 require (

@@ -29,14 +29,12 @@ func setting(apply func(*config) error) driver.Option {
 // WithTimeout sets the read timeout and the write timeout. A single-key call
 // takes at most the dial, the write and the read timeout together, however
 // slowly a server sends; a batch has them anew for each complete reply, and
-// CompareAndSwap for each of its exchanges; a call that is the first on a new
-// connection may have to ask before what the server speaks. The default is 3 s
-// each, which 0 stands for as well; negative is
-// [ErrInvalidOption]. DSN: timeout=2s.
+// CompareAndSwap for each of its exchanges. The default is 3 s each, which 0 stands
+// for as well; negative is [ErrInvalidOption]. DSN: timeout=2s.
 //
 // [driver.WithReadTimeout] and [driver.WithWriteTimeout] set one of the two, and
-// [driver.WithDialTimeout] that for connecting (default 5 s: name lookup,
-// connect, TLS and authentication). Of options that set the same, the last one
+// [driver.WithDialTimeout] that for connecting (default 5 s: name look-up,
+// connect, TLS, authentication and the question what the server speaks). Of options that set the same, the last one
 // counts; every option beats the DSN.
 func WithTimeout(d time.Duration) driver.Option {
 	return func(o *driver.DriverOptions) {
@@ -68,11 +66,12 @@ func WithConnMaxIdleTime(d time.Duration) driver.Option {
 }
 
 // WithServerFailureLimit sets after how many failures in a row a server is taken
-// to be down, and how long its calls then fail at once with [ErrServerDown]
-// until one of them probes it. Failures are those of the server's own: no
-// connection, a timeout, a reset; never a call's own cancellation or deadline. A
-// server that goes down loses its idle connections, so that the probe dials, and
-// looks its name up, anew.
+// to be down. Its calls then fail at once with [ErrServerDown], but for one each
+// retryTimeout, which probes it. Failures are the server's own: no connection, a
+// timeout, a reset; never a call's cancellation or deadline. A server that goes
+// down loses its idle connections, so that the probe dials, and looks its name up,
+// anew.
+//
 // The default is 3 and 1 s. A limit of 0 turns it off, a retryTimeout of 0
 // stands for the default; negative is [ErrInvalidOption]. DSN:
 // server_failure_limit=3&server_retry_timeout=1s.

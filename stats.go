@@ -10,7 +10,8 @@ const (
 	// ServerDown is one whose calls fail at once with [ErrServerDown].
 	ServerDown ServerState = "down"
 
-	// ServerProbing is one that was down and that a call is trying again.
+	// ServerProbing is one that is down and that a call is trying again, which has
+	// come to no verdict yet.
 	ServerProbing ServerState = "probing"
 )
 
@@ -28,8 +29,8 @@ type ServerStats struct {
 	Idle, InUse int
 
 	// Dials counts attempts to connect, DialErrors those that failed, whether in
-	// name lookup, connecting, TLS or authentication. One that the caller
-	// cancelled is not counted as failed.
+	// name look-up, connecting, TLS, authentication or the question what the server
+	// speaks. One that the caller cancelled is not counted as failed.
 	Dials, DialErrors uint64
 
 	// StaleConns counts idle connections that turned out to be closed by the

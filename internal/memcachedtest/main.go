@@ -10,14 +10,15 @@ import (
 )
 
 // Main runs a package's tests, ends their shared server, and exits. It fails the
-// run where a goroutine or a socket outlives the tests. It is for TestMain:
+// run where a goroutine or a socket outlives the tests, but for the goroutines
+// that options ignore. It is for TestMain:
 //
 //	func TestMain(m *testing.M) { memcachedtest.Main(m) }
-func Main(m *testing.M) {
+func Main(m *testing.M, options ...goleak.Option) {
 	before := openSockets()
 	code := m.Run()
 	Shutdown()
-	if err := goleak.Find(); err != nil {
+	if err := goleak.Find(options...); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}

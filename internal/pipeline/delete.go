@@ -45,15 +45,14 @@ type KeyCAS struct {
 // DeleteCAS removes those of values that their keys still have.
 func DeleteCAS(c *pool.Conn, values []KeyCAS) error {
 	return do(c, func(x *exchange) error {
-		_, err := x.runMeta(len(values), func(i int) error {
+		return x.runMeta(len(values), func(i int) error {
 			return x.line("md ", values[i].Key, " C", strconv.FormatUint(values[i].CAS, 10))
-		}, func(_ int, m protocol.Meta) error {
+		}, func(m protocol.Meta) error {
 			switch m.Code {
 			case "HD", "NF", "EX":
 				return nil
 			}
 			return protocol.ErrUnexpected
 		})
-		return err
 	})
 }

@@ -14,19 +14,15 @@ func Exists(c *pool.Conn, keys []string) (n int64, err error) {
 			n, err = x.existsByGet(keys)
 			return err
 		}
-		_, err := x.runMeta(len(keys), func(i int) error {
+		return x.runMeta(len(keys), func(i int) error {
 			return x.line("mg ", keys[i])
-		}, func(_ int, m protocol.Meta) error {
-			switch m.Code {
-			case "HD":
+		}, func(m protocol.Meta) error {
+			hit, err := isHit(m)
+			if hit {
 				n++
-			case "EN":
-			default:
-				return protocol.ErrUnexpected
 			}
-			return nil
+			return err
 		})
-		return err
 	})
 	return n, err
 }

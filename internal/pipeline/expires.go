@@ -48,25 +48,30 @@ func ttlAroundClock(c *pool.Conn, key string) (before, clock, after int64, err e
 		if !x.conn.Meta() {
 			return ErrNoMeta
 		}
-		_, err := x.run(3, 3, func(i int) error {
-			if i == 1 {
-				return x.line("stats")
-			}
-			return x.askTTL(key)
-		}, func(i int) (err error) {
-			switch i {
-			case 0:
-				before, err = x.ttl()
-			case 1:
-				clock, err = x.clock()
-			case 2:
-				after, err = x.ttl()
-			}
+		x.line("mg ", key, " t u")
+		x.line("stats")
+		x.line("mg ", key, " t u")
+		if err := x.flush(); err != nil {
 			return err
-		})
+		}
+		if before, err = x.ttl(); err != nil {
+			return err
+		}
+		if clock, err = x.clock(); err != nil {
+			return err
+		}
+		after, err = x.ttl()
 		return err
 	})
 	return before, clock, after, err
+}
+
+func (x *exchange) ttl() (int64, error) {
+	m, err := x.meta()
+	if err != nil {
+		return 0, err
+	}
+	return ttl(m)
 }
 
 // clock reads the reply to "stats" and returns the server's Unix time, 0 where

@@ -19,24 +19,18 @@ type Found struct {
 // server speaks the meta protocol; nil is a miss.
 func Fetch(c *pool.Conn, key string) (found *Found, err error) {
 	err = do(c, func(x *exchange) error {
-		command, read := "gets ", x.fetched
-		flags := ""
 		if x.conn.Meta() {
-			command, flags, read = "mg ", " t c f v", x.metaFetched
+			found, err = x.metaFetch(key)
+		} else {
+			found, err = x.fetch(key)
 		}
-		_, err := x.run(1, 1, func(int) error {
-			return x.line(command, key, flags)
-		}, func(int) error {
-			found, err = read(key)
-			return err
-		})
 		return err
 	})
 	return found, err
 }
 
-func (x *exchange) metaFetched(string) (*Found, error) {
-	m, err := x.meta()
+func (x *exchange) metaFetch(key string) (*Found, error) {
+	m, err := x.askMeta("mg ", key, " t c f v")
 	if err != nil || m.Code == "EN" {
 		return nil, err
 	}
@@ -47,9 +41,9 @@ func (x *exchange) metaFetched(string) (*Found, error) {
 	return &Found{value, m.Flags, m.CAS, m.TTL}, err
 }
 
-// fetched looks whether it is key's value that came: some proxies err.
-func (x *exchange) fetched(key string) (*Found, error) {
-	line, err := protocol.Line(x.r)
+// fetch looks whether it is key's value that comes: some proxies err.
+func (x *exchange) fetch(key string) (*Found, error) {
+	line, err := x.ask("gets ", key)
 	if err != nil {
 		return nil, err
 	}

@@ -1,9 +1,7 @@
 package pipeline
 
 import (
-	"bufio"
 	"fmt"
-	"net"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -11,6 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
 )
@@ -33,7 +32,7 @@ func TestMatcher(t *testing.T) {
 		{"prefix of a key", "ab", "a", []int{-1}},
 		{"longer than a key", "a", "ab", []int{-1}},
 		{"another case", "a", "A", []int{-1}},
-		{"right behind a wrong one", "a b", "b a x", []int{1, 0, -1}},
+		{"right after a wrong one", "a b", "b a x", []int{1, 0, -1}},
 	} {
 		m := matcher{keys: strings.Fields(c.keys)}
 		var got []int
@@ -48,7 +47,7 @@ func TestMatcher(t *testing.T) {
 		assert.Equal(t, c.want, got, c.name)
 	}
 
-	// One of a pair may be answered for both, in whatever order: the place is one
+	// One of a pair may be answered for both, in whatever order: the index is one
 	// of that key.
 	m := matcher{keys: strings.Fields("a b a c")}
 	for _, key := range strings.Fields("c a b a a") {
@@ -96,17 +95,12 @@ func TestProxies(t *testing.T) {
 		{name: "a key never asked, out of order", answer: []string{"d", "a", "x"}, refused: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			var conns atomic.Int32
-			p := listen(t, func(n int, r *bufio.Reader, nc net.Conn) {
-				conns.Add(1)
-				answers(func(command) string {
-					var b strings.Builder
-					for _, key := range c.answer {
-						b.WriteString(value(key, "value of "+key))
-					}
-					return b.String() + "END\r\n"
-				})(n, r, nc)
-			})
+			var answer strings.Builder
+			for _, key := range c.answer {
+				answer.WriteString(memcachedtest.Value(key, "value of "+key))
+			}
+			answer.WriteString("END\r\n")
+			p := fake(t, classic(memcachedtest.Script{"get": memcachedtest.Say(answer.String())}))
 			want := c.want
 			if want == nil {
 				want = map[string]string{"a": "value of a", "b": "value of b", "c": "value of c", "d": "value of d"}
@@ -116,25 +110,32 @@ func TestProxies(t *testing.T) {
 				err := use(t, p, func(pc *pool.Conn) error {
 					return Get(pc, keys, func(i int, v []byte) { got[keys[i]] = string(v) })
 				})
-				counted := map[string]bool{}
-				countErr := use(t, p, func(pc *pool.Conn) error {
-					return Count(pc, keys, func(i int) { counted[keys[i]] = true })
+				var there int64
+				existsErr := use(t, p, func(pc *pool.Conn) (err error) {
+					there, err = Exists(pc, keys)
+					return err
 				})
 				if c.refused {
 					assert.ErrorIs(t, err, protocol.ErrUnexpected)
-					assert.ErrorIs(t, countErr, protocol.ErrUnexpected)
+					assert.ErrorIs(t, existsErr, protocol.ErrUnexpected)
 					assert.Zero(t, idle(p), "a connection out of step was kept")
-					assert.EqualValues(t, 2*(round+1), conns.Load())
+					assert.EqualValues(t, 2*(round+1), dials(p))
 					for key, v := range got {
 						assert.Equal(t, "value of "+key, v)
 					}
 					continue
 				}
 				require.NoError(t, err)
-				require.NoError(t, countErr)
+				require.NoError(t, existsErr)
 				assert.Equal(t, want, got)
-				assert.Len(t, counted, len(want))
-				assert.EqualValues(t, 1, conns.Load(), "the connection is in step")
+				asked := 0
+				for _, key := range keys {
+					if want[key] != "" {
+						asked++
+					}
+				}
+				assert.EqualValues(t, asked, there, "a key that is named twice counts twice")
+				assert.Equal(t, 1, dials(p), "the connection is in step")
 			}
 		})
 	}
@@ -144,16 +145,15 @@ func TestProxies(t *testing.T) {
 // with any key of the batch.
 func TestGetSplits(t *testing.T) {
 	var longest, commands atomic.Int64
-	p := listen(t, answers(func(cmd command) string {
+	p := fake(t, memcachedtest.Script{"get": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
 		commands.Add(1)
-		n := int64(len(strings.Join(cmd.fields, " ")))
-		longest.Store(max(longest.Load(), n))
+		longest.Store(max(longest.Load(), int64(len(cmd.Line))))
 		var b strings.Builder
-		for _, key := range cmd.fields[1:] {
-			b.WriteString(value(key, "value of "+key))
+		for _, key := range cmd.Args {
+			b.WriteString(memcachedtest.Value(key, "value of "+key))
 		}
-		return b.String() + "END\r\n"
-	}))
+		c.Say(b.String() + "END\r\n")
+	}})
 	for _, size := range []int{1, 17, 250} {
 		commands.Store(0)
 		longest.Store(0)

@@ -120,17 +120,18 @@ func (x *exchange) run(n, window int, write func(i int) error, read func(i int) 
 }
 
 // runMeta is run for meta commands with replies of one line, which it parses.
-func (x *exchange) runMeta(n int, write func(i int) error, read func(i int, m protocol.Meta) error) (answered int, err error) {
+func (x *exchange) runMeta(n int, write func(i int) error, read func(m protocol.Meta) error) error {
 	if !x.conn.Meta() {
-		return 0, ErrNoMeta
+		return ErrNoMeta
 	}
-	return x.run(n, shortWindow, write, func(i int) error {
+	_, err := x.run(n, shortWindow, write, func(int) error {
 		m, err := x.meta()
 		if err != nil {
 			return err
 		}
-		return read(i, m)
+		return read(m)
 	})
+	return err
 }
 
 // meta reads the first line of a reply to a meta command.
@@ -142,7 +143,25 @@ func (x *exchange) meta() (m protocol.Meta, err error) {
 	return protocol.ParseMeta(line)
 }
 
-// line appends parts as one command line.
+// ask sends one command line and reads the first one of its reply.
+func (x *exchange) ask(parts ...string) (line []byte, err error) {
+	x.line(parts...)
+	if err := x.flush(); err != nil {
+		return nil, err
+	}
+	return protocol.Line(x.r)
+}
+
+// askMeta is ask for a meta command.
+func (x *exchange) askMeta(parts ...string) (m protocol.Meta, err error) {
+	line, err := x.ask(parts...)
+	if err != nil {
+		return m, err
+	}
+	return protocol.ParseMeta(line)
+}
+
+// line appends parts as one command line. It cannot fail.
 func (x *exchange) line(parts ...string) error {
 	for _, part := range parts {
 		x.out = append(x.out, part...)

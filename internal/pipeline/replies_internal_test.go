@@ -1,35 +1,35 @@
 package pipeline
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
-	"net"
+	"maps"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
 )
 
 // TestBadReplies: whatever a server says instead of a reply, the call ends with
-// an error, counts nothing behind it, and the connection is not used again.
+// an error, counts nothing after it, and the connection is not used again.
 func TestBadReplies(t *testing.T) {
 	keys := []string{"a", "b", "c"}
 	items := []Item{{"a", []byte("1")}, {"b", []byte("2")}, {"c", []byte("3")}}
 	type call struct {
-		name string
-		good string // the first reply, a right one
-		run  func(c *pool.Conn) (answered int, err error)
+		name    string
+		classic bool
+		good    string // the first reply, a right one
+		run     func(c *pool.Conn) (answered int, err error)
 	}
 	calls := []call{
-		{"get", value("a", "1"), func(c *pool.Conn) (n int, err error) {
+		{"get", false, memcachedtest.Value("a", "1"), func(c *pool.Conn) (n int, err error) {
 			err = Get(c, keys, func(i int, v []byte) {
 				if n++; i != 0 || string(v) != "1" {
 					t.Errorf("found %s = %q", keys[i], v)
@@ -37,37 +37,42 @@ func TestBadReplies(t *testing.T) {
 			})
 			return n, err
 		}},
-		{"count", value("a", "1"), func(c *pool.Conn) (n int, err error) {
-			err = Count(c, keys, func(i int) {
-				if i == 0 { // the others may be half there
-					n++
-				}
-			})
-			return n, err
+		{"mset", true, "STORED\r\n", func(c *pool.Conn) (int, error) {
+			unanswered, err := MSet(c, items, 0, func(items []Item, err error) { t.Errorf("refused %v: %v", items, err) })
+			return len(items) - len(unanswered), err
 		}},
-		{"set", "STORED\r\n", func(c *pool.Conn) (int, error) {
-			return Set(c, items, 0, func(i, _ int, err error) { t.Errorf("refused %d: %v", i, err) })
-		}},
-		{"delete", "DELETED\r\n", func(c *pool.Conn) (int, error) {
+		{"delete", false, "DELETED\r\n", func(c *pool.Conn) (int, error) {
 			n, answered, err := Delete(c, keys, func(i int, err error) { t.Errorf("refused %d: %v", i, err) })
 			assert.EqualValues(t, 1, n)
 			return answered, err
 		}},
-		{"exists", "HD\r\n", func(c *pool.Conn) (n int, err error) {
-			err = Exists(c, keys, func(i int) {
-				if n++; i != 0 {
-					t.Errorf("found %s", keys[i])
-				}
+		{"exists", false, "HD\r\n", func(c *pool.Conn) (int, error) {
+			n, err := Exists(c, keys)
+			return int(n), err
+		}},
+		{"set all", false, "HD c7\r\n", func(c *pool.Conn) (n int, err error) {
+			err = SetAll(c, []Set{{Item: items[0]}, {Item: items[1]}, {Item: items[2]}}, func(i int, r SetResult) {
+				assert.Equal(t, n, i)
+				assert.Equal(t, SetResult{Status: StatusStored, CAS: 7}, r)
+				n++
 			})
 			return n, err
 		}},
-		{"meta set", "HD c7\r\n", func(c *pool.Conn) (int, error) {
-			out, err := StoreAll(c, []Store{{Item: items[0]}, {Item: items[1]}, {Item: items[2]}})
-			for _, o := range out {
-				assert.Equal(t, Outcome{Code: "HD", CAS: 7}, o)
-			}
-			return len(out), err
+		{"set all", true, "STORED\r\n", func(c *pool.Conn) (n int, err error) {
+			err = SetAll(c, []Set{{Item: items[0]}, {Item: items[1]}, {Item: items[2]}}, func(i int, r SetResult) {
+				assert.Equal(t, n, i)
+				assert.Equal(t, SetResult{Status: StatusStored}, r)
+				n++
+			})
+			return n, err
 		}},
+	}
+	serve := func(t *testing.T, c call, reply string) *pool.Pool {
+		script := ends(c.good + reply)
+		if c.classic {
+			script = classic(script)
+		}
+		return fake(t, script)
 	}
 	for reply, want := range map[string]error{
 		"":                            io.ErrUnexpectedEOF,
@@ -87,7 +92,7 @@ func TestBadReplies(t *testing.T) {
 	} {
 		for _, c := range calls {
 			t.Run(fmt.Sprintf("%s/%.12q", c.name, reply), func(t *testing.T) {
-				p := listen(t, says(c.good+reply))
+				p := serve(t, c, reply)
 				var answered int
 				err := use(t, p, func(pc *pool.Conn) (err error) {
 					answered, err = c.run(pc)
@@ -116,26 +121,32 @@ func TestBadReplies(t *testing.T) {
 		"VALUE b 0 5\r\nhel\r\nEND\r\n": protocol.ErrUnexpected,
 		"VALUE b 0 1000000000\r\nhello": io.ErrUnexpectedEOF,
 	} {
-		for _, c := range calls[:2] {
-			t.Run(fmt.Sprintf("%s/%q", c.name, reply), func(t *testing.T) {
-				p := listen(t, says(c.good+reply))
-				err := use(t, p, func(pc *pool.Conn) error {
-					n, err := c.run(pc)
-					assert.Equal(t, 1, n)
-					return err
-				})
-				assert.ErrorIs(t, err, want)
-				assert.Zero(t, idle(p), "the connection was kept")
+		t.Run(fmt.Sprintf("get/%q", reply), func(t *testing.T) {
+			p := serve(t, calls[0], reply)
+			err := use(t, p, func(pc *pool.Conn) error {
+				n, err := calls[0].run(pc)
+				assert.Equal(t, 1, n)
+				return err
 			})
-		}
+			assert.ErrorIs(t, err, want)
+			assert.Zero(t, idle(p), "the connection was kept")
+		})
+		t.Run(fmt.Sprintf("exists/%q", reply), func(t *testing.T) {
+			p := fake(t, classic(ends(memcachedtest.Value("a", "1")+reply)))
+			assert.ErrorIs(t, use(t, p, func(pc *pool.Conn) error {
+				_, err := Exists(pc, keys)
+				return err
+			}), want)
+			assert.Zero(t, idle(p), "the connection was kept")
+		})
 	}
 }
 
-// TestBytesBehindTheReply: what nobody asked for is not the next call's reply.
-func TestBytesBehindTheReply(t *testing.T) {
-	p := listen(t, says("STORED\r\nSTORED\r\nSTORED\r\n"))
+// TestBytesAfterTheReply: what nobody asked for is not the next call's reply.
+func TestBytesAfterTheReply(t *testing.T) {
+	p := fake(t, ends("DELETED\r\nDELETED\r\nDELETED\r\n"))
 	require.NoError(t, use(t, p, func(c *pool.Conn) error {
-		n, err := Set(c, []Item{{Key: "a"}, {Key: "b"}}, 0, func(int, int, error) { t.Error("refused") })
+		_, n, err := Delete(c, []string{"a", "b"}, func(int, error) { t.Error("refused") })
 		assert.Equal(t, 2, n)
 		return err
 	}))
@@ -144,24 +155,19 @@ func TestBytesBehindTheReply(t *testing.T) {
 
 // TestRefusals spoil their own key only and leave the connection in step.
 func TestRefusals(t *testing.T) {
-	var conns atomic.Int32
-	p := listen(t, func(n int, r *bufio.Reader, c net.Conn) {
-		conns.Add(1)
-		answers(func(cmd command) string {
-			key := cmd.fields[1]
-			switch {
+	refuse := func(good string) memcachedtest.Handler {
+		return func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+			switch key := cmd.Args[0]; {
 			case strings.HasPrefix(key, "large"):
-				return "SERVER_ERROR object too large for cache\r\n"
+				c.Say("SERVER_ERROR object too large for cache\r\n")
 			case strings.HasPrefix(key, "down"):
-				return "SERVER_ERROR Host is down\r\n"
-			case cmd.fields[0] == "set":
-				return "STORED\r\n"
-			case cmd.fields[0] == "ms":
-				return "HD c5\r\n"
+				c.Say("SERVER_ERROR Host is down\r\n")
+			default:
+				c.Say(good)
 			}
-			return "DELETED\r\n"
-		})(n, r, c)
-	})
+		}
+	}
+	script := memcachedtest.Script{"set": refuse("STORED\r\n"), "ms": refuse("HD c5\r\n"), "delete": refuse("DELETED\r\n")}
 	keys := strings.Fields("a large1 b down1 large2 c")
 	wantRefused := []int{1, 3, 4}
 	isTooLarge := func(err error) bool {
@@ -170,53 +176,101 @@ func TestRefusals(t *testing.T) {
 	}
 	check := func(refused map[int]error) {
 		t.Helper()
-		var at []int
 		for i, err := range refused {
-			at = append(at, i)
 			assert.Equal(t, strings.HasPrefix(keys[i], "large"), isTooLarge(err), "%s: %v", keys[i], err)
 		}
-		slices.Sort(at)
-		assert.Equal(t, wantRefused, at)
+		assert.Equal(t, wantRefused, slices.Sorted(maps.Keys(refused)))
 	}
 	var items []Item
-	var stores []Store
+	var sets []Set
 	for _, key := range keys {
-		items = append(items, Item{key, []byte(key)})
-		stores = append(stores, Store{Item: items[len(items)-1]})
+		// Too large for a quiet set, which does not say what it refused.
+		items = append(items, Item{key, make([]byte, smallItem)})
+		sets = append(sets, Set{Item: Item{key, []byte(key)}})
 	}
+	meta, old := fake(t, script), fake(t, classic(maps.Clone(script)))
 	for range 3 {
-		refused := map[int]error{}
-		require.NoError(t, use(t, p, func(c *pool.Conn) error {
-			n, err := Set(c, items, 0, func(i, _ int, err error) { refused[i] = err })
-			assert.Equal(t, len(items), n)
-			return err
-		}))
-		check(refused)
+		for _, p := range []*pool.Pool{meta, old} {
+			refused := map[int]error{}
+			require.NoError(t, use(t, p, func(c *pool.Conn) error {
+				unanswered, err := MSet(c, items, 0, func(items []Item, err error) {
+					require.Len(t, items, 1)
+					refused[slices.Index(keys, items[0].Key)] = err
+				})
+				assert.Empty(t, unanswered)
+				return err
+			}))
+			check(refused)
 
-		refused = map[int]error{}
-		require.NoError(t, use(t, p, func(c *pool.Conn) error {
-			deleted, n, err := Delete(c, keys, func(i int, err error) { refused[i] = err })
-			assert.Equal(t, len(keys), n)
-			assert.EqualValues(t, len(keys)-len(wantRefused), deleted)
-			return err
-		}))
-		check(refused)
+			refused = map[int]error{}
+			require.NoError(t, use(t, p, func(c *pool.Conn) error {
+				deleted, n, err := Delete(c, keys, func(i int, err error) { refused[i] = err })
+				assert.Equal(t, len(keys), n)
+				assert.EqualValues(t, len(keys)-len(wantRefused), deleted)
+				return err
+			}))
+			check(refused)
 
-		refused = map[int]error{}
-		require.NoError(t, use(t, p, func(c *pool.Conn) error {
-			out, err := StoreAll(c, stores)
-			require.Len(t, out, len(stores))
-			for i, o := range out {
-				if o.Err != nil {
-					assert.Empty(t, o.Code)
-					refused[i] = o.Err
+			refused = map[int]error{}
+			var cas uint64 // which only the meta protocol tells
+			if p == meta {
+				cas = 5
+			}
+			answered := 0
+			require.NoError(t, use(t, p, func(c *pool.Conn) error {
+				return SetAll(c, sets, func(i int, r SetResult) {
+					if answered++; r.Err != nil {
+						assert.Equal(t, StatusRefused, r.Status)
+						refused[i] = r.Err
+					} else {
+						assert.Equal(t, SetResult{Status: StatusStored, CAS: cas}, r)
+					}
+				})
+			}))
+			assert.Equal(t, len(sets), answered)
+			check(refused)
+		}
+	}
+	assert.Equal(t, 1, dials(meta), "a refusal cost the connection")
+	assert.Equal(t, 1, dials(old), "a refusal cost the connection")
+}
+
+// TestSetAnswers: what a broken proxy did not store must not pass for stored, nor
+// for the answer to another kind of set.
+func TestSetAnswers(t *testing.T) {
+	plain, add, cas := Set{}, Set{Mode: ModeAdd}, Set{CAS: 7}
+	for _, c := range []struct {
+		meta, classic string
+		status        Status
+		fits          []Set
+	}{
+		{"HD\r\n", "STORED\r\n", StatusStored, []Set{plain, add, cas}},
+		{"NS\r\n", "NOT_STORED\r\n", StatusNotStored, []Set{add, cas}},
+		{"EX\r\n", "EXISTS\r\n", StatusExists, []Set{cas}},
+		{"NF\r\n", "NOT_FOUND\r\n", StatusNotFound, []Set{cas}},
+		{"EN\r\n", "END\r\n", StatusRefused, nil},
+	} {
+		say := memcachedtest.Script{"ms": memcachedtest.Say(c.meta)}
+		for _, verb := range []string{"set", "add", "cas"} {
+			say[verb] = memcachedtest.Say(c.classic)
+		}
+		for name, script := range map[string]memcachedtest.Script{"meta": say, "classic": classic(maps.Clone(say))} {
+			p := fake(t, script)
+			for _, set := range []Set{plain, add, cas} {
+				fits := slices.ContainsFunc(c.fits, func(s Set) bool { return s.Mode == set.Mode && s.CAS == set.CAS })
+				set.Item = Item{"k", []byte("v")}
+				status := StatusRefused
+				err := use(t, p, func(pc *pool.Conn) error {
+					return SetAll(pc, []Set{set}, func(_ int, r SetResult) { status = r.Status })
+				})
+				if fits {
+					require.NoError(t, err, "%s: %+v: %q", name, set, c.classic)
+					assert.Equal(t, c.status, status)
 				} else {
-					assert.Equal(t, Outcome{Code: "HD", CAS: 5}, o)
+					require.ErrorIs(t, err, protocol.ErrUnexpected, "%s: %+v: %q", name, set, c.classic)
+					assert.Zero(t, idle(p), "the connection was kept")
 				}
 			}
-			return err
-		}))
-		check(refused)
+		}
 	}
-	assert.EqualValues(t, 1, conns.Load(), "a refusal cost the connection")
 }

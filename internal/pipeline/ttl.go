@@ -14,69 +14,22 @@ func TTL(c *pool.Conn, key string) (seconds int64, err error) {
 		if !x.conn.Meta() {
 			return ErrNoMeta
 		}
-		_, err := x.run(1, 1, func(int) error {
-			return x.askTTL(key)
-		}, func(int) error {
-			seconds, err = x.ttl()
-			return err
-		})
+		m, err := x.askMeta("mg ", key, " t u")
+		if err == nil {
+			seconds, err = ttl(m)
+		}
 		return err
 	})
 	return seconds, err
 }
 
-func (x *exchange) askTTL(key string) error { return x.line("mg ", key, " t u") }
-
-// ttl reads the reply to askTTL.
-func (x *exchange) ttl() (int64, error) {
-	m, err := x.meta()
-	if err != nil {
-		return 0, err
-	}
+// ttl reads the reply to an mg with the flag t.
+func ttl(m protocol.Meta) (int64, error) {
 	hit, err := isHit(m)
 	if !hit {
 		return 0, err
 	}
 	return m.TTL, nil
-}
-
-// Touch gives key another expiration. It returns its CAS number, 0 where only
-// the meta protocol tells it; ok is false for a miss.
-func Touch(c *pool.Conn, key string, expiration Expiration) (cas uint64, ok bool, err error) {
-	err = do(c, func(x *exchange) error {
-		if !x.conn.Meta() {
-			ok, err = x.touch(key, expiration.Classic)
-			return err
-		}
-		_, err := x.runMeta(1, func(int) error {
-			return x.line("mg ", key, " c T", strconv.Itoa(int(expiration.Meta)))
-		}, func(_ int, m protocol.Meta) error {
-			ok, err = isHit(m)
-			cas = m.CAS
-			return err
-		})
-		return err
-	})
-	return cas, ok, err
-}
-
-func (x *exchange) touch(key string, expiration int32) (ok bool, err error) {
-	_, err = x.run(1, 1, func(int) error {
-		return x.line("touch ", key, " ", strconv.Itoa(int(expiration)))
-	}, func(int) error {
-		line, err := protocol.Line(x.r)
-		switch {
-		case err != nil:
-			return err
-		case string(line) == "TOUCHED":
-			ok = true
-			return nil
-		case string(line) == "NOT_FOUND":
-			return nil
-		}
-		return protocol.LineError(line)
-	})
-	return ok, err
 }
 
 // isHit reads the reply to an mg that asks for no value.
@@ -88,4 +41,31 @@ func isHit(m protocol.Meta) (bool, error) {
 		return false, nil
 	}
 	return false, protocol.ErrUnexpected
+}
+
+// Touch gives key another expiration. It returns its CAS number, 0 where only
+// the meta protocol tells it; ok is false for a miss.
+func Touch(c *pool.Conn, key string, expiration Expiration) (cas uint64, ok bool, err error) {
+	err = do(c, func(x *exchange) error {
+		if x.conn.Meta() {
+			m, err := x.askMeta("mg ", key, " c T", strconv.Itoa(int(expiration.Meta)))
+			if err == nil {
+				cas = m.CAS
+				ok, err = isHit(m)
+			}
+			return err
+		}
+		line, err := x.ask("touch ", key, " ", strconv.Itoa(int(expiration.Classic)))
+		switch {
+		case err != nil:
+			return err
+		case string(line) == "TOUCHED":
+			ok = true
+			return nil
+		case string(line) == "NOT_FOUND":
+			return nil
+		}
+		return protocol.LineError(line)
+	})
+	return cas, ok, err
 }

@@ -28,8 +28,8 @@ type Conn struct {
 	phase  phase
 	renew  bool // a reply is complete: the next read or write gets its timeout anew
 
-	// replyDone means that the request's last reply has been read to its end: the
-	// socket is fit for another request.
+	// replyDone means that the last reply has been read to its end, or that nothing
+	// was sent: the socket is fit for another request.
 	replyDone bool
 
 	moreReplies int       // how often a client's SetDeadline may still renew
@@ -55,7 +55,6 @@ func (c *Conn) Begin() error {
 	c.phase = writing
 	c.renew = false
 	c.reply.on = false
-	c.replyDone = false
 	c.armWrite(c.sock.Load())
 	return nil
 }
@@ -76,6 +75,7 @@ func (c *Conn) acquire() error {
 		}
 	}
 	c.sock.Store(s)
+	c.replyDone = true
 	return nil
 }
 
@@ -110,6 +110,7 @@ func (c *Conn) Send(p []byte) (int, error) {
 		c.renew = false
 		c.armWrite(s)
 	}
+	c.replyDone = false
 	n, err := s.Write(p)
 	if err != nil {
 		return n, c.fail(err)
@@ -259,16 +260,5 @@ func (c *Conn) Close() error {
 func (c *Conn) SetReadDeadline(t time.Time) error  { return c.SetDeadline(t) }
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.SetDeadline(t) }
 
-func (c *Conn) LocalAddr() net.Addr {
-	if s := c.sock.Load(); s != nil {
-		return s.LocalAddr()
-	}
-	return c.server.Addr
-}
-
-func (c *Conn) RemoteAddr() net.Addr {
-	if s := c.sock.Load(); s != nil {
-		return s.RemoteAddr()
-	}
-	return c.server.Addr
-}
+func (c *Conn) LocalAddr() net.Addr  { return c.server } // nobody asks
+func (c *Conn) RemoteAddr() net.Addr { return c.server }

@@ -59,7 +59,7 @@ func (s *Server) open(ctx context.Context) (*socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	wait := min(metaWait, s.cfg.ReadTimeout)
+	wait := min(metaWait, s.cfg.ReadTimeout, s.cfg.DialTimeout/2)
 	answered := s.answersMeta.Load()
 	if answered {
 		wait = s.cfg.ReadTimeout // it can: it is just slow, or frozen

@@ -3,6 +3,8 @@ package pool
 import (
 	"bufio"
 	"bytes"
+	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -40,23 +42,23 @@ func askMeta(nc net.Conn) (bool, error) {
 		return false, err
 	}
 	version, ok := bytes.CutPrefix(line, []byte("VERSION "))
-	old := !ok || beforeMeta(string(version))
 	if !ok {
-		// Without a version there is no meta, but an error line may be all that the
-		// server has to say ("ERROR Too many open connections").
+		// No version, no meta; but this line may be all that the server has to say.
 		err = protocol.LineError(line)
-		if err == protocol.ErrUnexpected {
+		var reply *protocol.ReplyError
+		switch {
+		case !errors.As(err, &reply):
 			return false, err
+		case reply.Unauthenticated():
+			return false, nil // the first command will say so
 		}
 	}
+	old := !ok || beforeMeta(string(version))
 	line, readErr := protocol.Line(r)
-	switch {
-	case readErr == nil:
-		return string(line) == "MN" && !old, nil
-	case err != nil:
-		return false, err
+	if readErr != nil {
+		return false, cmp.Or(err, readErr) // "ERROR Too many open connections"
 	}
-	return false, readErr
+	return string(line) == "MN" && !old, nil
 }
 
 // beforeMeta reports whether a memcached is older than 1.6.10, before which its

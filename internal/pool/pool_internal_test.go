@@ -1,12 +1,9 @@
 package pool
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"io"
 	"math/rand/v2"
-	"net"
 	"runtime"
 	"sync"
 	"testing"
@@ -14,36 +11,15 @@ import (
 
 	"github.com/bradfitz/gomemcache/memcache"
 	"github.com/stretchr/testify/require"
+
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
-// serve answers every line with END, and returns a pool for it.
-func serve(t *testing.T, change func(*Config)) *Pool {
+// open returns a pool for an empty server.
+func open(t *testing.T, change func(*Config)) *Pool {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	var running sync.WaitGroup
-	running.Go(func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			running.Go(func() {
-				defer c.Close()
-				r := bufio.NewReader(c)
-				for {
-					if _, err := r.ReadString('\n'); err != nil {
-						return
-					}
-					if _, err := io.WriteString(c, "END\r\n"); err != nil {
-						return
-					}
-				}
-			})
-		}
-	})
 	cfg := Config{
-		Addrs:       []Addr{{"tcp", ln.Addr().String()}},
+		Addrs:       []Addr{{"tcp", memcachedtest.StartFake(t, nil).Addr()}},
 		DialTimeout: time.Minute, ReadTimeout: time.Minute, WriteTimeout: time.Minute,
 		MaxIdle: 4, FailureLimit: 3, RetryAfter: time.Minute,
 		Infof: func(string, ...any) {}, Warnf: func(string, ...any) {},
@@ -52,11 +28,7 @@ func serve(t *testing.T, change func(*Config)) *Pool {
 		change(&cfg)
 	}
 	p := New(cfg)
-	t.Cleanup(func() {
-		ln.Close()
-		p.Close()
-		running.Wait()
-	})
+	t.Cleanup(p.Close)
 	return p
 }
 
@@ -70,7 +42,7 @@ func get(l *Lane) error {
 // An abort that comes as a call ends must not reach the next call on the lane or
 // on its socket.
 func TestAbortRacesWithTheEndOfACall(t *testing.T) {
-	p := serve(t, nil)
+	p := open(t, nil)
 	var callers sync.WaitGroup
 	for range 2 {
 		callers.Go(func() {
@@ -101,7 +73,7 @@ func TestAbortRacesWithTheEndOfACall(t *testing.T) {
 				}
 				// The next one, which nobody cancels, while the abort may still come.
 				if err := p.Do(context.Background(), get); err != nil {
-					t.Errorf("the call behind call %d: %v", i, err)
+					t.Errorf("the call after call %d: %v", i, err)
 				}
 				<-gone
 			}
@@ -127,7 +99,7 @@ func TestAbortRacesWithTheEndOfACall(t *testing.T) {
 // A lane that fn left by a panic or runtime.Goexit is not used again: nobody
 // knows who still has it.
 func TestLaneOfAPanicIsNotReused(t *testing.T) {
-	p := serve(t, nil)
+	p := open(t, nil)
 	var lanes []*Lane
 	for range 3 {
 		func() {
@@ -148,7 +120,7 @@ func TestLaneOfAPanicIsNotReused(t *testing.T) {
 
 // Lanes are kept for as many calls as sockets are, and the last one goes first.
 func TestLanesAreBounded(t *testing.T) {
-	p := serve(t, nil)
+	p := open(t, nil)
 	var all, calls sync.WaitGroup
 	all.Add(16)
 	for range 16 {
@@ -172,7 +144,7 @@ func TestLanesAreBounded(t *testing.T) {
 
 // A lane keeps no connection that its client has closed.
 func TestLaneForgetsClosedConnections(t *testing.T) {
-	p := serve(t, nil)
+	p := open(t, nil)
 	_ = p.Do(context.Background(), func(l *Lane) error {
 		var all sync.WaitGroup
 		for range 20 {
@@ -187,7 +159,7 @@ func TestLaneForgetsClosedConnections(t *testing.T) {
 // A socket that becomes idle while a sweep is under way must not be forgotten.
 func TestSweepRacesWithIdling(t *testing.T) {
 	const limit = 5 * time.Millisecond
-	p := serve(t, func(cfg *Config) { cfg.MaxIdleTime = limit })
+	p := open(t, func(cfg *Config) { cfg.MaxIdleTime = limit })
 	for range 60 {
 		require.NoError(t, p.Do(context.Background(), get))
 		// Idle for about as long as the sweep waits.

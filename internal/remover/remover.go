@@ -13,24 +13,30 @@ import (
 )
 
 const (
-	// maxPending is how many values are remembered, at about 200 bytes each and
-	// the key. Those above it live as long as the server's own TTL lets them.
+	// maxPending is how many keys are remembered, at about 120 bytes each and the
+	// key. Those above it live as long as the server's own TTL lets them.
 	maxPending = 1 << 20
 
 	// batchSize is how many values are removed in one exchange.
 	batchSize = 1000
+
+	// slot is how exact a removal is, so that a million values need no million
+	// timers.
+	slot = time.Millisecond
 )
 
 // Remover removes the values of one server. It is safe for concurrent use, and
 // has a goroutine only while it removes.
 type Remover struct {
 	remove func([]pipeline.KeyCAS) error
+	start  time.Time // what times are counted from
 
 	size atomic.Int32 // of pending
 
 	mu       sync.Mutex
 	pending  map[string]value
-	over     []pipeline.KeyCAS // whose time is over, still to be removed
+	slots    map[time.Duration][]string // keys, by when to look at them
+	over     []pipeline.KeyCAS          // whose time is, still to be removed
 	draining bool
 	closed   bool
 	done     sync.WaitGroup // of the goroutine
@@ -39,13 +45,19 @@ type Remover struct {
 // value is one that is to be removed.
 type value struct {
 	cas uint64
-	due time.Time
+	due time.Duration
+	at  time.Duration // the slot that the key stands in, at the latest the one of due
 }
 
 // New returns a Remover that removes by remove those of the values that their
 // keys still have. Where it fails, the server's own TTL ends them.
 func New(remove func([]pipeline.KeyCAS) error) *Remover {
-	return &Remover{remove: remove, pending: make(map[string]value)}
+	return &Remover{
+		remove:  remove,
+		start:   time.Now(),
+		pending: make(map[string]value),
+		slots:   make(map[time.Duration][]string),
+	}
 }
 
 // Add remembers to remove values at due, and nothing else of their keys.
@@ -55,7 +67,6 @@ func (r *Remover) Add(due time.Time, values ...pipeline.KeyCAS) {
 	if r.closed {
 		return
 	}
-	kept := values[:0:0]
 	for _, v := range values {
 		p, known := r.pending[v.Key]
 		switch {
@@ -63,14 +74,25 @@ func (r *Remover) Add(due time.Time, values ...pipeline.KeyCAS) {
 		case known && v.CAS < p.cas: // of two writes at once the server has kept the later
 		case !known && len(r.pending) >= maxPending:
 		default:
-			r.pending[v.Key] = value{v.CAS, due}
-			kept = append(kept, v)
+			p.cas, p.due = v.CAS, due.Sub(r.start)
+			r.put(v.Key, p, !known)
 		}
 	}
-	if len(kept) > 0 {
-		r.size.Store(int32(len(r.pending)))
-		time.AfterFunc(time.Until(due), func() { r.end(kept) })
+	r.size.Store(int32(len(r.pending)))
+}
+
+// put remembers p, in another slot only if it must be looked at earlier than it
+// would be, so that a key that is written often stands in one. It needs mu.
+func (r *Remover) put(key string, p value, move bool) {
+	at := p.due.Truncate(slot) + slot // rounded up: never too early
+	if move || at < p.at {
+		p.at = at
+		if r.slots[at] == nil {
+			time.AfterFunc(time.Until(r.start.Add(at)), func() { r.end(at) })
+		}
+		r.slots[at] = append(r.slots[at], key)
 	}
+	r.pending[key] = p
 }
 
 // Over reports whether the time of that value of key is, though it may not have
@@ -89,7 +111,7 @@ func (r *Remover) Due(key string, cas uint64) (due time.Time, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p, ok := r.pending[key]
-	return p.due, ok && p.cas == cas
+	return r.start.Add(p.due), ok && p.cas == cas
 }
 
 // Forget leaves key alone, as it gets a TTL that the server can keep.
@@ -109,22 +131,28 @@ func (r *Remover) Stop() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed = true
-	r.pending, r.over = nil, nil
+	r.pending, r.slots, r.over = nil, nil, nil
 	r.size.Store(0)
 }
 
 // Wait returns when, after Stop, nothing is under way any more.
 func (r *Remover) Wait() { r.done.Wait() }
 
-// end hands those of values whose time is over to the goroutine that removes
+// end hands the values of a slot whose time is over to the goroutine that removes
 // them, which it becomes where there is none.
-func (r *Remover) end(values []pipeline.KeyCAS) {
+func (r *Remover) end(at time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now := time.Now()
-	for _, v := range values {
-		if p := r.pending[v.Key]; p.cas == v.CAS && !now.Before(p.due) {
-			r.over = append(r.over, v)
+	keys := r.slots[at]
+	delete(r.slots, at)
+	now := time.Since(r.start)
+	for _, key := range keys {
+		switch p, ok := r.pending[key]; {
+		case !ok || p.at != at: // forgotten, or in another slot by now
+		case p.due > now:
+			r.put(key, p, true)
+		default:
+			r.over = append(r.over, pipeline.KeyCAS{Key: key, CAS: p.cas})
 		}
 	}
 	if r.draining || len(r.over) == 0 {
@@ -148,4 +176,7 @@ func (r *Remover) end(values []pipeline.KeyCAS) {
 	}
 	r.over = nil
 	r.draining = false
+	if len(r.pending) == 0 && !r.closed {
+		r.pending = make(map[string]value) // a map does not shrink
+	}
 }

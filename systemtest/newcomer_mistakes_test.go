@@ -1,8 +1,9 @@
-package memcacheddriver_test
+package systemtest
 
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http/httptest"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/xraph/grove/kv"
 	"github.com/xraph/grove/kv/driver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 	"github.com/xraph/grove/kv/kvtest"
 )
@@ -74,7 +76,7 @@ var newcomersMistakes = []struct {
 	{
 		name: "a value of 2 MB",
 		make: func(t *testing.T) error {
-			return openStore(t, memcachedtest.Addr(t)).Set(t.Context(), "newcomer:big", strings.Repeat("x", 2<<20))
+			return drivertest.OpenStore(t, memcachedtest.Addr(t)).Set(t.Context(), "newcomer:big", strings.Repeat("x", 2<<20))
 		},
 		is:    memcacheddriver.ErrValueTooLarge,
 		wrong: "too large",
@@ -83,7 +85,7 @@ var newcomersMistakes = []struct {
 	{
 		name: "a key with a space",
 		make: func(t *testing.T) error {
-			return openStore(t, memcachedtest.Addr(t)).Set(t.Context(), "user 42", 1)
+			return drivertest.OpenStore(t, memcachedtest.Addr(t)).Set(t.Context(), "user 42", 1)
 		},
 		is:    memcacheddriver.ErrInvalidKey,
 		wrong: `"user 42"`,
@@ -92,7 +94,7 @@ var newcomersMistakes = []struct {
 	{
 		name: "a key that is a whole document",
 		make: func(t *testing.T) error {
-			return openStore(t, memcachedtest.Addr(t)).Set(t.Context(), strings.Repeat("key", 5000), 1)
+			return drivertest.OpenStore(t, memcachedtest.Addr(t)).Set(t.Context(), strings.Repeat("key", 5000), 1)
 		},
 		is:    memcacheddriver.ErrInvalidKey,
 		wrong: "invalid key",
@@ -112,7 +114,7 @@ var newcomersMistakes = []struct {
 	{
 		name: "a driver used after its Close",
 		make: func(t *testing.T) error {
-			store := openStore(t, memcachedtest.Addr(t))
+			store := drivertest.OpenStore(t, memcachedtest.Addr(t))
 			db := memcacheddriver.Unwrap(store)
 			require.NoError(t, store.Close())
 			_, err := db.Get(t.Context(), "newcomer")
@@ -125,7 +127,7 @@ var newcomersMistakes = []struct {
 	{
 		name: "Open twice",
 		make: func(t *testing.T) error {
-			db := memcacheddriver.Unwrap(openStore(t, memcachedtest.Addr(t)))
+			db := memcacheddriver.Unwrap(drivertest.OpenStore(t, memcachedtest.Addr(t)))
 			return db.Open(t.Context(), memcachedtest.Addr(t))
 		},
 		is:    memcacheddriver.ErrAlreadyOpen,
@@ -168,7 +170,7 @@ var newcomersMistakes = []struct {
 		next:  []string{"[::1]:11211"},
 	},
 	{
-		name:  "a path behind the server",
+		name:  "a path after the server",
 		make:  func(t *testing.T) error { return openError("memcached://localhost:11211/0") },
 		is:    memcacheddriver.ErrInvalidDSN,
 		wrong: "server 1: the port of localhost",
@@ -251,9 +253,8 @@ var newcomersMistakes = []struct {
 	{
 		name: "the port of a Redis",
 		make: func(t *testing.T) error {
-			return setOn(t, startScripted(t, func(c net.Conn) {
-				answer(c, func(string) string { return "-ERR unknown command\r\n" })
-			}))
+			redis := memcachedtest.StartFake(t, memcachedtest.Script{"*": memcachedtest.Say("-ERR unknown command\r\n")})
+			return setOn(t, redis.Addr())
 		},
 		is:    memcacheddriver.ErrProtocol,
 		wrong: "unexpected reply",
@@ -262,7 +263,8 @@ var newcomersMistakes = []struct {
 	{
 		name: "a port that swallows everything",
 		make: func(t *testing.T) error {
-			return setOn(t, startScripted(t, silence), memcacheddriver.WithTimeout(20*time.Millisecond))
+			silent := memcachedtest.Listen(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
+			return setOn(t, silent, memcacheddriver.WithTimeout(20*time.Millisecond))
 		},
 		wrong: "no complete reply",
 		next:  []string{"127.0.0.1:", "the read timeout of 20ms", "WithTimeout"},
@@ -270,7 +272,7 @@ var newcomersMistakes = []struct {
 	{
 		name: "a server that is known to be down",
 		make: func(t *testing.T) error {
-			return setOn(t, closed, memcacheddriver.WithServerFailureLimit(1, time.Minute))
+			return setOn(t, closed, memcacheddriver.WithServerFailureLimit(1, drivertest.Never))
 		},
 		is:    memcacheddriver.ErrServerDown,
 		wrong: "server is down",
@@ -285,7 +287,7 @@ var newcomersMistakes = []struct {
 	{
 		name: "TTL without asking for it",
 		make: func(t *testing.T) error {
-			_, err := openStore(t, memcachedtest.Addr(t)).TTL(t.Context(), "newcomer")
+			_, err := drivertest.OpenStore(t, memcachedtest.Addr(t)).TTL(t.Context(), "newcomer")
 			return err
 		},
 		is:    kv.ErrNotSupported,
@@ -340,7 +342,7 @@ func openError(dsn string, opts ...driver.Option) error {
 // the error of the second Set: what a service goes on logging.
 func setOn(t *testing.T, dsn string, opts ...driver.Option) error {
 	t.Helper()
-	store := openStore(t, dsn, opts...)
+	store := drivertest.OpenStore(t, dsn, opts...)
 	first := store.Set(t.Context(), "newcomer", 1)
 	require.Error(t, first)
 	return store.Set(t.Context(), "newcomer", 1)

@@ -1,15 +1,17 @@
-module github.com/xraph/grove/kv/drivers/memcacheddriver/faulttest
+module github.com/xraph/grove/kv/drivers/memcacheddriver/systemtest
 
 go 1.25.7
 
 require (
 	github.com/Shopify/toxiproxy/v2 v2.5.0
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/bradfitz/gomemcache v0.0.0-20260422231931-4d751bb6e37c
 	github.com/rs/zerolog v1.28.0
 	github.com/stretchr/testify v1.12.1
 	github.com/xraph/grove/kv v1.5.1
 	github.com/xraph/grove/kv/drivers/memcacheddriver v0.0.0
 	go.uber.org/goleak v1.3.0
+	pgregory.net/rapid v1.3.0
 )
 
 require (

@@ -16,24 +16,29 @@ import (
 func TestParseValue(t *testing.T) {
 	key := strings.Repeat("k", 250)
 	for _, c := range []struct {
-		line string
-		key  string
-		size int
+		line  string
+		key   string
+		flags uint64
+		size  int
+		cas   uint64
 	}{
-		{"VALUE k 0 0", "k", 0},
-		{"VALUE k 0 5", "k", 5},
-		{"VALUE k 4294967295 5", "k", 5},
-		{"VALUE k 0 5 18446744073709551615", "k", 5},
-		{"VALUE " + key + " 1 1073741824", key, 1 << 30},
-		{"VALUE VALUE 0 1", "VALUE", 1},
-		{"VALUE END 0 1", "END", 1},
-		{"VALUE \xc3\xa9\xff 0 1", "\xc3\xa9\xff", 1},
+		{"VALUE k 0 0", "k", 0, 0, 0},
+		{"VALUE k 0 5", "k", 0, 5, 0},
+		{"VALUE k 4294967295 5", "k", 1<<32 - 1, 5, 0},
+		{"VALUE k 4294967296 5", "k", 1 << 32, 5, 0},
+		{"VALUE k 0 5 18446744073709551615", "k", 0, 5, 1<<64 - 1},
+		{"VALUE " + key + " 1 1073741824", key, 1, 1 << 30, 0},
+		{"VALUE VALUE 0 1", "VALUE", 0, 1, 0},
+		{"VALUE END 0 1", "END", 0, 1, 0},
+		{"VALUE \xc3\xa9\xff 0 1", "\xc3\xa9\xff", 0, 1, 0},
 	} {
 		v, ok, err := ParseValue([]byte(c.line))
 		if assert.NoError(t, err, "%q", c.line) {
 			assert.True(t, ok, "%q", c.line)
 			assert.Equal(t, c.key, string(v.Key), "%q", c.line)
 			assert.Equal(t, c.size, v.Size, "%q", c.line)
+			assert.Equal(t, c.flags, v.Flags, "%q", c.line)
+			assert.Equal(t, c.cas, v.CAS, "%q", c.line)
 		}
 	}
 
@@ -43,7 +48,7 @@ func TestParseValue(t *testing.T) {
 
 	for _, line := range []string{
 		"", " ", "\r", "E", "EN", "END ", "ENDE", "end", "STORED", "OK",
-		"VALUE", "VALUE ", "VALUE k", "VALUE k ", "VALUE k 0", "VALUE k 0 ", "VALUE  0 5", "value k 0 5",
+		"VALUE", "VALUE ", "VALUE k", "VALUE k ", "VALUE k 0", "VALUE k 0 ", "VALUE  0 5", "value k 0 5", "VALUE k x 5", "VALUE k -1 5", "VALUE k 0 5 x", "VALUE k 0 5 1 2",
 		"VALUES k 0 5", "VALUE k 0 -1", "VALUE k 0 +1", "VALUE k 0 x", "VALUE k 0 1x", "VALUE k 0 0x10", "VALUE k 0 1.5",
 		"VALUE k 0 1073741825", "VALUE k 0 4294967295", "VALUE k 0 9223372036854775807",
 		"VALUE k 0 18446744073709551615", "VALUE k 0 18446744073709551616", "VALUE k 0 18446744073709551621",
@@ -203,18 +208,18 @@ func readers(in string) map[string]*bufio.Reader {
 // dataReaders leaves out what takes long on a large value.
 func dataReaders(in string) map[string]*bufio.Reader {
 	r := readers(in)
-	if len(in) > step/2 {
+	if len(in) > growBy/2 {
 		delete(r, "bytes")
 	}
 	return r
 }
 
 func TestData(t *testing.T) {
-	for _, size := range []int{0, 1, 2, arenaValue, arenaValue + 1, arenaSize, 4095, 4096, 4097, step - 1, step, step + 1, 3*step + 7} {
+	for _, size := range []int{0, 1, 2, 4095, 4096, 4097, growBy - 1, growBy, growBy + 1, 3*growBy + 7} {
 		value := pattern(size)
 		in := string(value) + "\r\n" + "END\r\n"
 		for name, r := range dataReaders(in) {
-			got, err := Data(r, size, new(Arena))
+			got, err := Data(r, size)
 			require.NoError(t, err, "%s %d", name, size)
 			require.NotNil(t, got, "%s: an empty value is a value", name)
 			require.True(t, bytes.Equal(value, got), "%s %d: other bytes", name, size)
@@ -248,7 +253,7 @@ func TestData(t *testing.T) {
 		{"few", maxValue, io.ErrUnexpectedEOF},
 	} {
 		for name, r := range readers(c.in) {
-			_, err := Data(r, c.size, nil)
+			_, err := Data(r, c.size)
 			assert.ErrorIs(t, err, c.want, "%s: Data(%q, %d)", name, c.in, c.size)
 		}
 		for name, r := range readers(c.in) {
@@ -261,91 +266,4 @@ func TestData(t *testing.T) {
 func pattern(size int) []byte {
 	const text = "END\r\nVALUE k 0 3\r\nabc\r\nSERVER_ERROR x\r\n\x00\xff"
 	return []byte(strings.Repeat(text, size/len(text)+1)[:size])
-}
-
-// TestArena: values that share memory must not show it.
-func TestArena(t *testing.T) {
-	const n = 2000
-	var in strings.Builder
-	var want [][]byte
-	for i := range n {
-		v := bytes.Repeat([]byte{byte('a' + i%26)}, i*7%(arenaValue+20))
-		want = append(want, v)
-		in.Write(v)
-		in.WriteString("\r\n")
-	}
-	r := bufio.NewReaderSize(strings.NewReader(in.String()), 32<<10)
-	var arena Arena
-	var got [][]byte
-	for i := range n {
-		v, err := Data(r, len(want[i]), &arena)
-		require.NoError(t, err)
-		require.NotNil(t, v)
-		got = append(got, v)
-	}
-	for i := range got {
-		if len(want[i]) <= arenaValue {
-			assert.LessOrEqual(t, cap(got[i]), max(len(got[i]), 8), "value %d reaches into the next one", i)
-		}
-		_ = append(got[i], "overwritten"...)
-	}
-	for i := range got {
-		require.Equal(t, string(want[i]), string(got[i]), "value %d", i)
-		for j := range got[i] {
-			got[i][j] = '!'
-		}
-		want[i] = bytes.Repeat([]byte("!"), len(want[i]))
-	}
-	for i := range got {
-		require.Equal(t, string(want[i]), string(got[i]), "value %d", i)
-	}
-}
-
-func TestCutValue(t *testing.T) {
-	whole := "VALUE key 99999 3\r\nabc\r\n"
-	data, n := CutValue([]byte(whole+"VALUE next 0 1\r\nx\r\n"), "key")
-	assert.Equal(t, "abc", string(data))
-	assert.Equal(t, len(whole), n)
-	empty := "VALUE key 0 0\r\n\r\n"
-	data, n = CutValue([]byte(empty), "key")
-	assert.NotNil(t, data)
-	assert.Empty(t, data)
-	assert.Equal(t, len(empty), n)
-	for i := range whole {
-		_, n := CutValue([]byte(whole[:i]), "key")
-		assert.Zero(t, n, "%q", whole[:i])
-	}
-	for _, b := range []string{
-		"", "END\r\n", "VALUE", "VALUE other 0 3\r\nabc\r\n", "VALUE keys 0 3\r\nabc\r\n",
-		"VALUE key 0 3 5\r\nabc\r\n", "VALUE key x 3\r\nabc\r\n", "VALUE key  3\r\nabc\r\n", "VALUE key 0\r\n 3\r\nabc\r\n",
-		"VALUE key 0 \r\n\r\n", "VALUE key 0 -3\r\nabc\r\n", "VALUE key 0 2\r\nabc\r\n", "VALUE key 0 4\r\nabc\r\n",
-		"VALUE key 0 3\n\nabc\r\n", "VALUE key 0 3\r\nabc\n\n", "VALUE key 0 9999999999\r\nabc\r\n", "VALUE key 0 99999999999999999999\r\nabc\r\n",
-		"value key 0 3\r\nabc\r\n", "SERVER_ERROR out of memory\r\n",
-	} {
-		_, n := CutValue([]byte(b), "key")
-		assert.Zero(t, n, "%q", b)
-	}
-}
-
-// What CutValue accepts is what ParseValue and Data make of it.
-func FuzzCutValue(f *testing.F) {
-	f.Add([]byte("VALUE key 0 3\r\nabc\r\n"))
-	f.Add([]byte("VALUE key 0 0\r\n\r\nEND\r\n"))
-	f.Add([]byte("VALUE key 1 3 7\r\nabc\r\n"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		data, n := CutValue(b, "key")
-		if n == 0 {
-			return
-		}
-		r := bufio.NewReader(bytes.NewReader(b))
-		line, err := Line(r)
-		require.NoError(t, err)
-		v, ok, err := ParseValue(line)
-		require.NoError(t, err)
-		require.True(t, ok)
-		require.Equal(t, "key", string(v.Key))
-		slow, err := Data(r, v.Size, nil)
-		require.NoError(t, err)
-		require.Equal(t, slow, data)
-	})
 }

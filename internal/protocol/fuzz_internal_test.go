@@ -26,12 +26,6 @@ func (o outcome) String() string {
 	return fmt.Sprintf("%d values %.200q, %v", len(o.values), o.values, o.err)
 }
 
-// inArena reads data as a batch does.
-func inArena() func(*bufio.Reader, int) ([]byte, error) {
-	var arena Arena
-	return func(r *bufio.Reader, size int) ([]byte, error) { return Data(r, size, &arena) }
-}
-
 // classicReplies reads replies to get until one is no such reply; at least one
 // byte goes with every step.
 func classicReplies(r *bufio.Reader, data func(*bufio.Reader, int) ([]byte, error)) (o outcome) {
@@ -136,22 +130,22 @@ func FuzzReplies(f *testing.F) {
 		for name, parse := range map[string]func(*bufio.Reader, func(*bufio.Reader, int) ([]byte, error)) outcome{
 			"classic": classicReplies, "meta": metaReplies, "lines": lineReplies,
 		} {
-			read := func(r io.Reader) outcome { return parse(bufio.NewReaderSize(r, 4<<10), inArena()) }
+			read := func(r io.Reader) outcome { return parse(bufio.NewReaderSize(r, 4<<10), Data) }
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			whole := read(bytes.NewReader(in))
+			atOnce := read(bytes.NewReader(in))
 			runtime.ReadMemStats(&after)
-			// A value that is announced and does not come costs a step; the rest is
+			// A value that is announced and does not come costs growBy; the rest is
 			// this test's own, and other goroutines'.
-			if got, limit := after.TotalAlloc-before.TotalAlloc, uint64(step+64*len(in)+1<<20); got > limit {
+			if got, limit := after.TotalAlloc-before.TotalAlloc, uint64(growBy+64*len(in)+1<<20); got > limit {
 				t.Errorf("%s: %d bytes of replies cost %d of memory", name, len(in), got)
 			}
-			if whole.err == nil {
+			if atOnce.err == nil {
 				t.Fatalf("%s: no end", name)
 			}
 			var reply *ReplyError
-			if !errors.Is(whole.err, ErrUnexpected) && !errors.Is(whole.err, io.ErrUnexpectedEOF) && !errors.As(whole.err, &reply) {
-				t.Errorf("%s: error %v", name, whole.err)
+			if !errors.Is(atOnce.err, ErrUnexpected) && !errors.Is(atOnce.err, io.ErrUnexpectedEOF) && !errors.As(atOnce.err, &reply) {
+				t.Errorf("%s: error %v", name, atOnce.err)
 			}
 			rnd := rand.New(rand.NewPCG(seed, uint64(len(in))))
 			for cut, r := range map[string]io.Reader{
@@ -159,16 +153,16 @@ func FuzzReplies(f *testing.F) {
 				"random":        chunks{bytes.NewReader(in), rnd},
 				"EOF with data": iotest.DataErrReader(bytes.NewReader(in)),
 			} {
-				if got := read(r); got.String() != whole.String() {
-					t.Errorf("%s, %s: %v\nin one piece: %v", name, cut, got, whole)
+				if got := read(r); got.String() != atOnce.String() {
+					t.Errorf("%s, %s: %v\nin one piece: %v", name, cut, got, atOnce)
 				}
 			}
 			// Skipping a value must see the same stream as reading it.
 			skipped := parse(bufio.NewReaderSize(bytes.NewReader(in), 4<<10), func(r *bufio.Reader, size int) ([]byte, error) {
 				return nil, SkipData(r, size)
 			})
-			if len(skipped.values) != len(whole.values) || skipped.err.Error() != whole.err.Error() {
-				t.Errorf("%s, skipped: %v\nread: %v", name, skipped, whole)
+			if len(skipped.values) != len(atOnce.values) || skipped.err.Error() != atOnce.err.Error() {
+				t.Errorf("%s, skipped: %v\nread: %v", name, skipped, atOnce)
 			}
 		}
 	})
@@ -180,23 +174,23 @@ func TestHostileSize(t *testing.T) {
 		for _, parse := range []func(*bufio.Reader, func(*bufio.Reader, int) ([]byte, error)) outcome{classicReplies, metaReplies} {
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			o := parse(bufio.NewReaderSize(strings.NewReader(in), 4096), inArena())
+			o := parse(bufio.NewReaderSize(strings.NewReader(in), 4096), Data)
 			runtime.ReadMemStats(&after)
 			require.Error(t, o.err)
 			require.Empty(t, o.values)
-			assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(2*step), in)
+			assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(2*growBy), in)
 		}
 	}
 }
 
-// TestLargeValueMemory reads a value of many steps: room that grows with what
+// TestLargeValueMemory reads a value of many times growBy: room that grows with what
 // comes must not cost several times the value.
 func TestLargeValueMemory(t *testing.T) {
 	const size = 64 << 20
 	r := bufio.NewReaderSize(io.MultiReader(io.LimitReader(zeros{}, size), strings.NewReader("\r\n")), 32<<10)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	value, err := Data(r, size, nil)
+	value, err := Data(r, size)
 	runtime.ReadMemStats(&after)
 	require.NoError(t, err)
 	require.Len(t, value, size)

@@ -1,4 +1,4 @@
-package memcacheddriver
+package systemtest
 
 import (
 	"crypto/tls"
@@ -12,22 +12,20 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
-// TestFreshService builds and runs a service in a module of its own, outside this
+// TestReadmeMakesAService builds and runs a service in a module of its own, outside this
 // repository, whose code is the README's.
-func TestFreshService(t *testing.T) {
+func TestReadmeMakesAService(t *testing.T) {
 	t.Parallel()
-	module, err := os.Getwd()
+	module, err := filepath.Abs("..")
 	require.NoError(t, err)
-	sums, err := os.ReadFile("go.sum")
+	sums, err := os.ReadFile(filepath.Join(module, "go.sum"))
 	require.NoError(t, err)
 	certificate, tlsAddr := startTLS(t)
-	var three []string
-	for range 3 {
-		three = append(three, memcachedtest.Start(t).Addr())
-	}
+	_, three := drivertest.StartServers(t, 3)
 
 	dir := t.TempDir()
 	for name, content := range map[string]string{
@@ -137,10 +135,14 @@ func use(ctx context.Context, store *kv.Store) error {
 // replacements made, each of which must be there.
 func readmeBlock(t *testing.T, mark string, oldnew ...string) string {
 	t.Helper()
+	text, err := os.ReadFile("../README.md")
+	require.NoError(t, err)
 	var found []string
-	for _, b := range goBlocks(t, "README.md") {
-		if strings.Contains(b.source, mark) {
-			found = append(found, b.source)
+	for _, after := range strings.Split(string(text), "\n```go\n")[1:] {
+		block, _, ended := strings.Cut(after, "\n```\n")
+		require.True(t, ended, "a block of the README has no end")
+		if strings.Contains(block, mark) {
+			found = append(found, block+"\n")
 		}
 	}
 	require.Len(t, found, 1, "Go blocks of the README with %q", mark)

@@ -1,4 +1,4 @@
-package memcacheddriver_test
+package systemtest
 
 import (
 	"errors"
