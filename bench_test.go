@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
@@ -30,14 +31,12 @@ type benchCall struct {
 func benchCalls(t testing.TB) []benchCall {
 	t.Helper()
 	addr := memcachedtest.Start(t).Addr()
-	db := memcacheddriver.New()
-	require.NoError(t, db.Open(context.Background(), addr, memcacheddriver.WithMaxIdleConns(benchIdle)))
+	db := drivertest.Open(t, addr, memcacheddriver.WithMaxIdleConns(benchIdle))
 	bare := memcache.New(addr)
 	bare.MaxIdleConns = benchIdle
 	cancellable, cancel := context.WithCancel(context.Background())
 	t.Cleanup(func() {
 		cancel()
-		db.Close()
 		bare.Close()
 	})
 	value := make([]byte, 100)
@@ -58,8 +57,8 @@ func benchCalls(t testing.TB) []benchCall {
 	}
 }
 
-// BenchmarkAgainstGomemcache runs both sides in turns and reports the ratio of
-// their medians. An op of its own is a turn of each.
+// Both sides take turns, and the ratio of their medians is what counts. An op of
+// the benchmark's own is a turn of each.
 func BenchmarkAgainstGomemcache(b *testing.B) {
 	for _, call := range benchCalls(b) {
 		for _, goroutines := range []int{1, 64} {
@@ -111,9 +110,8 @@ func BenchmarkAgainstGomemcache(b *testing.B) {
 	}
 }
 
-// TestAllocationsAgainstGomemcache: a context that can end costs three
-// allocations, all else none. Not parallel: AllocsPerRun is not.
-func TestAllocationsAgainstGomemcache(t *testing.T) {
+// Not parallel: AllocsPerRun counts what others allocate too.
+func TestOnlyAContextThatCanEndAllocatesMoreThanGomemcache(t *testing.T) {
 	more := map[string]float64{"Get/background": 0, "Set/background": 0, "Get/cancellable": 3, "Set/cancellable": 3}
 	for _, call := range benchCalls(t) {
 		t.Run(call.name, func(t *testing.T) {

@@ -3,7 +3,6 @@ package memcacheddriver_test
 import (
 	"context"
 	"errors"
-	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,102 +14,17 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xraph/grove/kv"
-	"github.com/xraph/grove/kv/driver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
-var (
-	_ driver.Driver      = (*memcacheddriver.MemcachedDB)(nil)
-	_ driver.BatchDriver = (*memcacheddriver.MemcachedDB)(nil)
-	_ driver.CASDriver   = (*memcacheddriver.MemcachedDB)(nil)
-	_ driver.TTLDriver   = (*memcacheddriver.MemcachedDB)(nil)
-)
-
-// calls are all calls of an open driver that take a key, each on one that is
-// there with the value "1".
-var calls = map[string]func(ctx context.Context, db *memcacheddriver.MemcachedDB, key string) error{
-	"get": func(ctx context.Context, db *memcacheddriver.MemcachedDB, key string) error {
-		_, err := db.Get(ctx, key)
-		return err
-	},
-	"set": func(ctx context.Context, db *memcacheddriver.MemcachedDB, key string) error {
-		return db.Set(ctx, key, []byte("1"), 0)
-	},
-	"setnx": func(ctx context.Context, db *memcacheddriver.MemcachedDB, key string) error {
-		_, err := db.SetNX(ctx, key, []byte("1"), 0)
-		return err
-	},
-	"setxx": func(ctx context.Context, db *memcacheddriver.MemcachedDB, key string) error {
-		_, err := db.SetXX(ctx, key, []byte("1"), 0)
-		return err
-	},
-	"delete": func(ctx context.Context, db *memcacheddriver.MemcachedDB, key string) error {
-		_, err := db.Delete(ctx, key)
-		return err
-	},
-	"delete of two": func(ctx context.Context, db *memcacheddriver.MemcachedDB, key string) error {
-		_, err := db.Delete(ctx, "first", key)
-		return err
-	},
-	"exists": func(ctx context.Context, db *memcacheddriver.MemcachedDB, key string) error {
-		_, err := db.Exists(ctx, key)
-		return err
-	},
-	"exists of two": func(ctx context.Context, db *memcacheddriver.MemcachedDB, key string) error {
-		_, err := db.Exists(ctx, "first", key)
-		return err
-	},
-	"mget of one": func(ctx context.Context, db *memcacheddriver.MemcachedDB, key string) error {
-		_, err := db.MGet(ctx, []string{key})
-		return err
-	},
-	"mget": func(ctx context.Context, db *memcacheddriver.MemcachedDB, key string) error {
-		_, err := db.MGet(ctx, []string{"first", key})
-		return err
-	},
-	"mset of one": func(ctx context.Context, db *memcacheddriver.MemcachedDB, key string) error {
-		return db.MSet(ctx, map[string][]byte{key: []byte("1")}, 0)
-	},
-	"mset": func(ctx context.Context, db *memcacheddriver.MemcachedDB, key string) error {
-		return db.MSet(ctx, map[string][]byte{"first": []byte("1"), key: []byte("1")}, 0)
-	},
-	"ttl": func(ctx context.Context, db *memcacheddriver.MemcachedDB, key string) error {
-		_, err := db.TTL(ctx, key)
-		return err
-	},
-	"expire": func(ctx context.Context, db *memcacheddriver.MemcachedDB, key string) error {
-		return db.Expire(ctx, key, time.Hour)
-	},
-	"cas": func(ctx context.Context, db *memcacheddriver.MemcachedDB, key string) error {
-		return db.CompareAndSwap(ctx, key, func(current []byte) ([]byte, error) { return current, nil })
-	},
-}
-
-func TestInfo(t *testing.T) {
-	db := memcacheddriver.New()
-	assert.Equal(t, "memcached", db.Name())
-	info := db.Info()
-	assert.Equal(t, "memcached", info.Name)
-	assert.NotEmpty(t, info.Version)
-	for capability, has := range map[driver.Capability]bool{
-		driver.CapTTL: true, driver.CapCAS: true, driver.CapBatch: true,
-		driver.CapScan: false, driver.CapPubSub: false, driver.CapTransaction: false,
-		driver.CapStreams: false, driver.CapSortedSet: false, driver.CapCRDT: false,
-	} {
-		assert.Equal(t, has, info.Has(capability), "capability %d", capability)
-	}
-	var d driver.Driver = db
-	_, scan := d.(driver.ScanDriver)
-	_, pubsub := d.(driver.PubSubDriver)
-	_, tx := d.(driver.TransactionDriver)
-	assert.False(t, scan || pubsub || tx, "an interface is implemented that nothing stands behind")
-}
-
+// Grove compares it by ==.
 func TestAMissIsErrNotFoundItself(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	db := openShared(t, memcacheddriver.WithTTLQuery())
-	key := newKey()
+	db := drivertest.OpenShared(t, memcacheddriver.WithTTLQuery())
+	key := drivertest.Key()
 
 	value, err := db.Get(ctx, key)
 	assert.True(t, err == kv.ErrNotFound, "Get: %v", err)
@@ -127,11 +41,11 @@ func TestAMissIsErrNotFoundItself(t *testing.T) {
 	assert.Equal(t, [][]byte{nil}, all)
 }
 
-func TestSetNX(t *testing.T) {
+func TestSetNXStoresAnAbsentKeyOnly(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	db := openShared(t)
-	key := newKey()
+	db := drivertest.OpenShared(t)
+	key := drivertest.Key()
 	for i, want := range []bool{true, false} {
 		ok, err := db.SetNX(ctx, key, []byte{'a' + byte(i)}, 0)
 		require.NoError(t, err)
@@ -140,14 +54,16 @@ func TestSetNX(t *testing.T) {
 	got, err := db.Get(ctx, key)
 	require.NoError(t, err)
 	assert.Equal(t, "a", string(got))
+}
 
-	// Of many at once, one sets.
-	key = newKey()
+func TestSetNXOfManyAtOnceSucceedsOnce(t *testing.T) {
+	t.Parallel()
+	db, key := drivertest.OpenShared(t), drivertest.Key()
 	var set atomic.Int32
 	var all sync.WaitGroup
 	for range 32 {
 		all.Go(func() {
-			ok, err := db.SetNX(ctx, key, []byte("x"), time.Minute)
+			ok, err := db.SetNX(t.Context(), key, []byte("x"), time.Minute)
 			assert.NoError(t, err)
 			if ok {
 				set.Add(1)
@@ -158,11 +74,11 @@ func TestSetNX(t *testing.T) {
 	assert.EqualValues(t, 1, set.Load())
 }
 
-func TestSetXX(t *testing.T) {
+func TestSetXXStoresAPresentKeyOnly(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	db := openShared(t)
-	key := newKey()
+	db := drivertest.OpenShared(t)
+	key := drivertest.Key()
 	ok, err := db.SetXX(ctx, key, []byte("a"), 0)
 	require.NoError(t, err)
 	assert.False(t, ok)
@@ -178,103 +94,80 @@ func TestSetXX(t *testing.T) {
 	assert.Equal(t, "b", string(got))
 }
 
-func TestDeleteCountsWhatItRemoved(t *testing.T) {
+// What a broken proxy did not store.
+func TestNotStoredIsNoSuccess(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
-	db := openShared(t)
-	k := newKeys(4)
-	set := func() {
-		require.NoError(t, db.MSet(ctx, map[string][]byte{k[0]: []byte("0"), k[1]: []byte("1"), k[2]: {}}, 0))
-	}
-	for _, c := range []struct {
-		keys []string
-		want int64
-	}{
-		{nil, 0},
-		{[]string{k[0]}, 1},
-		{[]string{k[3]}, 0},
-		{[]string{k[0], k[1], k[2], k[3]}, 3},
-		{[]string{k[0], k[0]}, 1},
-		{[]string{k[3], k[3]}, 0},
-	} {
-		set()
-		n, err := db.Delete(ctx, c.keys...)
-		require.NoError(t, err)
-		assert.Equal(t, c.want, n, "%v", c.keys)
-		n, err = db.Exists(ctx, k...)
-		require.NoError(t, err)
-		assert.Equal(t, 3-c.want, n, "%v", c.keys)
-	}
-}
-
-func TestExistsCounts(t *testing.T) {
-	t.Parallel()
-	metaAndClassic(t, func(t *testing.T, addr string) {
-		ctx := t.Context()
-		db := openDB(t, addr)
-		a, empty, absent := newKey(), newKey(), newKey()
-		require.NoError(t, db.MSet(ctx, map[string][]byte{a: []byte("a"), empty: {}}, 0))
-		for _, c := range []struct {
-			keys []string
-			want int64
-		}{
-			{nil, 0},
-			{[]string{a}, 1},
-			{[]string{absent}, 0},
-			{[]string{empty}, 1},
-			{[]string{absent, a, empty}, 2},
-			{[]string{a, a}, 2}, // as Redis counts
-			{[]string{a, absent, a, absent, empty, a}, 4},
-		} {
-			n, err := db.Exists(ctx, c.keys...)
-			require.NoError(t, err)
-			assert.Equal(t, c.want, n, "%v", c.keys)
-		}
+	f := memcachedtest.StartFake(t, memcachedtest.Script{
+		"ms":  memcachedtest.Say("NS\r\n"),
+		"set": memcachedtest.Say("NOT_STORED\r\n"),
 	})
+	db := drivertest.Open(t, f.Addr())
+	pairs := drivertest.Pairs([]string{"a", "b"})
+	for _, ttl := range []time.Duration{0, 500 * time.Millisecond} {
+		assert.Error(t, db.Set(t.Context(), "k", []byte("v"), ttl), "Set, %v", ttl)
+		assert.Error(t, db.MSet(t.Context(), pairs, ttl), "MSet, %v", ttl)
+	}
 }
 
-func TestAContextThatHasEnded(t *testing.T) {
+// A server that answers for another key has mixed up its replies.
+func TestTheValueOfAnotherKeyIsAnError(t *testing.T) {
 	t.Parallel()
-	db := openShared(t, memcacheddriver.WithTTLQuery())
+	f := memcachedtest.StartFake(t, memcachedtest.AfterDial(memcachedtest.Say("VALUE other 0 6 1\r\nsecret\r\nEND\r\n")))
+	db := drivertest.Open(t, f.Addr())
+	for name, get := range map[string]func() error{
+		"Get":  func() error { _, err := db.Get(t.Context(), "key"); return err },
+		"MGet": func() error { _, err := db.MGet(t.Context(), []string{"key", "key2"}); return err },
+	} {
+		err := get()
+		require.ErrorIs(t, err, memcacheddriver.ErrProtocol, name)
+		assert.NotContains(t, err.Error(), "secret", name)
+		assert.Zero(t, drivertest.Stat(t, db).Idle, "%s: the connection is used on", name)
+	}
+}
+
+func TestAContextThatHasEndedSendsNothing(t *testing.T) {
+	t.Parallel()
+	db := drivertest.OpenShared(t, memcacheddriver.WithTTLQuery())
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
 	late, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
 	defer cancel()
 	for _, ctx := range []context.Context{cancelled, late} {
-		for name, call := range calls {
-			err := call(ctx, db, "key")
-			assert.ErrorIs(t, err, ctx.Err(), name)
-			assert.True(t, strings.HasPrefix(err.Error(), "memcacheddriver: "), "%s: %v", name, err)
+		for _, call := range drivertest.Calls {
+			err := call.Run(ctx, db, drivertest.Key())
+			if assert.ErrorIs(t, err, ctx.Err(), call.Name) {
+				assert.True(t, strings.HasPrefix(err.Error(), "memcacheddriver: "), "%s: %v", call.Name, err)
+			}
 		}
-		assert.ErrorIs(t, db.Ping(ctx), ctx.Err())
 		assert.ErrorIs(t, db.Do(ctx, func(*memcache.Client) error { t.Error("called"); return nil }), ctx.Err())
 	}
-	assert.Zero(t, db.Stats()[0].Dials)
+	assert.Zero(t, drivertest.Dials(db))
 }
 
-func TestDo(t *testing.T) {
+func TestDoReturnsWhatFnReturns(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
-	db := openShared(t)
-	key := newKey()
-	require.NoError(t, db.Set(ctx, key, []byte("41"), 0))
-
+	db, key := drivertest.OpenShared(t), drivertest.Key()
+	require.NoError(t, db.Set(t.Context(), key, []byte("41"), 0))
 	var n uint64
-	require.NoError(t, db.Do(ctx, func(c *memcache.Client) (err error) {
+	require.NoError(t, db.Do(t.Context(), func(c *memcache.Client) (err error) {
 		n, err = c.Increment(key, 1)
 		return err
 	}))
 	assert.EqualValues(t, 42, n)
 
 	own := errors.New("fn's own")
-	assert.True(t, db.Do(ctx, func(*memcache.Client) error { return own }) == own, "fn's error is not as it was")
-	assert.True(t, db.Do(ctx, func(c *memcache.Client) error {
-		_, err := c.Get(newKey())
+	assert.True(t, db.Do(t.Context(), func(*memcache.Client) error { return own }) == own, "fn's error is not as it was")
+	assert.True(t, db.Do(t.Context(), func(c *memcache.Client) error {
+		_, err := c.Get(drivertest.Key())
 		return err
 	}) == memcache.ErrCacheMiss)
+}
 
-	// From several goroutines at once.
-	require.NoError(t, db.Do(ctx, func(c *memcache.Client) error {
+func TestTheClientOfDoServesManyGoroutines(t *testing.T) {
+	t.Parallel()
+	db, key := drivertest.OpenShared(t), drivertest.Key()
+	require.NoError(t, db.Set(t.Context(), key, []byte("42"), 0))
+	require.NoError(t, db.Do(t.Context(), func(c *memcache.Client) error {
 		var all sync.WaitGroup
 		for range 8 {
 			all.Go(func() {
@@ -285,74 +178,55 @@ func TestDo(t *testing.T) {
 		all.Wait()
 		return nil
 	}))
-	got, err := db.Get(ctx, key)
+	got, err := db.Get(t.Context(), key)
 	require.NoError(t, err)
 	assert.Equal(t, "50", string(got))
+}
 
-	// A panic reaches the caller and takes no connection with it.
+func TestAPanicInDoTakesNoConnectionWithIt(t *testing.T) {
+	t.Parallel()
+	db := drivertest.OpenShared(t)
 	assert.PanicsWithValue(t, "fn's own", func() {
-		_ = db.Do(ctx, func(c *memcache.Client) error {
-			_, err := c.Get(key)
-			assert.NoError(t, err)
+		_ = db.Do(t.Context(), func(c *memcache.Client) error {
+			assert.NoError(t, c.Ping())
 			panic("fn's own")
 		})
 	})
-	assert.Zero(t, db.Stats()[0].InUse)
+	drivertest.RequireIdle(t, db)
+}
 
-	// ctx ends what fn waits for.
-	addr := startScripted(t, silence)
-	silent := openDB(t, addr, memcacheddriver.WithTimeout(time.Minute))
-	short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
+func TestTheContextOfDoEndsWhatFnWaitsFor(t *testing.T) {
+	t.Parallel()
+	f := memcachedtest.StartFake(t, memcachedtest.AfterDial(memcachedtest.Hang))
+	db := drivertest.Open(t, f.Addr(), memcacheddriver.WithTimeout(drivertest.Never))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	assert.ErrorIs(t, silent.Do(short, func(c *memcache.Client) error {
+	assert.ErrorIs(t, db.Do(ctx, func(c *memcache.Client) error {
 		_, err := c.Get("key")
 		return err
 	}), context.DeadlineExceeded)
 }
 
-func TestManyGoroutines(t *testing.T) {
+func TestManyGoroutinesGetEachTheirOwnReplies(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	_, addrs := startServers(t, 2)
-	db := openDB(t, strings.Join(addrs, ","))
+	_, addrs := drivertest.StartServers(t, 2)
+	db := drivertest.Open(t, strings.Join(addrs, ","))
 	var all sync.WaitGroup
 	for range 32 {
 		all.Go(func() {
-			key, other := newKey(), newKey()
+			key, other := drivertest.Key(), drivertest.Key()
 			for i := range 30 {
 				value := []byte{byte(i), '\r', '\n'}
 				assert.NoError(t, db.Set(ctx, key, value, time.Minute))
 				got, err := db.Get(ctx, key)
 				assert.NoError(t, err)
-				assert.Equal(t, value, got, "another call's reply")
+				assert.Equal(t, value, got)
 				batch, err := db.MGet(ctx, []string{other, key})
 				assert.NoError(t, err)
-				assert.Equal(t, [][]byte{nil, value}, batch, "another call's reply")
+				assert.Equal(t, [][]byte{nil, value}, batch)
 			}
 		})
 	}
 	all.Wait()
-}
-
-// A server that answers for another key has mixed up its replies.
-func TestGetOfAnotherKey(t *testing.T) {
-	t.Parallel()
-	addr := startScripted(t, func(c net.Conn) {
-		answer(c, func(line string) string {
-			if strings.HasPrefix(line, "get") {
-				return "VALUE other 0 6 1\r\nsecret\r\nEND\r\n"
-			}
-			return "ERROR\r\n"
-		})
-	})
-	db := openDB(t, addr)
-	for name, get := range map[string]func() error{
-		"Get":  func() error { _, err := db.Get(t.Context(), "key"); return err },
-		"MGet": func() error { _, err := db.MGet(t.Context(), []string{"key", "key2"}); return err },
-	} {
-		err := get()
-		require.ErrorIs(t, err, memcacheddriver.ErrProtocol, name)
-		assert.NotContains(t, err.Error(), "secret", name)
-		assert.Zero(t, db.Stats()[0].Idle, "%s: the connection is used on", name)
-	}
 }

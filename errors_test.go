@@ -1,13 +1,12 @@
 package memcacheddriver_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/bradfitz/gomemcache/memcache"
 	"github.com/stretchr/testify/assert"
@@ -15,9 +14,12 @@ import (
 
 	"github.com/xraph/grove/kv"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
-func TestOpErrorText(t *testing.T) {
+func TestOpErrorNamesTheCallItsKeysAndTheServer(t *testing.T) {
+	t.Parallel()
 	for want, e := range map[string]*memcacheddriver.OpError{
 		`memcacheddriver: open: it broke`:                                {Op: "open"},
 		`memcacheddriver: get "k" on mc1:11211: it broke`:                {Op: "get", Server: "mc1:11211", Keys: []string{"k"}},
@@ -33,7 +35,8 @@ func TestOpErrorText(t *testing.T) {
 	}
 }
 
-func TestErrorsAreTold(t *testing.T) {
+func TestEveryErrorIsToldFromTheOthers(t *testing.T) {
+	t.Parallel()
 	assert.ErrorIs(t, memcacheddriver.ErrInvalidKey, memcache.ErrMalformedKey)
 	all := []error{
 		memcacheddriver.ErrNotOpen, memcacheddriver.ErrAlreadyOpen, memcacheddriver.ErrInvalidDSN, memcacheddriver.ErrInvalidOption,
@@ -47,64 +50,58 @@ func TestErrorsAreTold(t *testing.T) {
 	}
 }
 
-// replies are what no memcached says to a call, with what the call makes of it.
-var replies = []struct {
-	name, reply string
-	want        error
-}{
-	{"nothing", "", io.ErrUnexpectedEOF},
-	{"an empty line", "\r\n", memcacheddriver.ErrProtocol},
-	{"garbage", "secret-value\r\n", memcacheddriver.ErrProtocol},
-	{"a bare line feed", "secret-value\n", memcacheddriver.ErrProtocol},
-	{"HTTP", "HTTP/1.1 400 Bad Request\r\nServer: secret-value\r\n\r\n", memcacheddriver.ErrProtocol},
-	{"Redis", "-ERR unknown command secret-value\r\n", memcacheddriver.ErrProtocol},
-	{"an endless line", strings.Repeat("secret-value", 100_000), memcacheddriver.ErrProtocol},
-	{"binary", "\x81\x00\x00\x00secret-value\x00\x00\r\n", memcacheddriver.ErrProtocol},
-	{"a word like another", "STOREDsecret-value\r\n", memcacheddriver.ErrProtocol},
-	{"a word in small letters", "stored\r\n", memcacheddriver.ErrProtocol},
+// openAnswered opens a driver on a server that has one answer to all.
+func openAnswered(t *testing.T, answer memcachedtest.Handler) *memcacheddriver.MemcachedDB {
+	t.Helper()
+	f := memcachedtest.StartFake(t, memcachedtest.AfterDial(answer))
+	return drivertest.Open(t, f.Addr(), memcacheddriver.WithServerFailureLimit(0, 0), memcacheddriver.WithTTLQuery(),
+		memcacheddriver.WithTimeout(drivertest.Never))
 }
 
-// garbled opens a driver on a server that answers everything but a version with
-// reply; "" closes the connection.
-func garbled(t *testing.T, reply string) *memcacheddriver.MemcachedDB {
-	return openDB(t, startScripted(t, func(c net.Conn) {
-		answer(c, func(line string) string {
-			switch {
-			case line == "version":
-				return "VERSION 1.6.18\r\n"
-			case line == "mn":
-				return "MN\r\n"
-			}
-			return reply
-		})
-	}), memcacheddriver.WithServerFailureLimit(0, 0), memcacheddriver.WithTTLQuery(), memcacheddriver.WithTimeout(20*time.Second))
-}
-
-func TestGarbage(t *testing.T) {
+func TestGarbageIsAnErrorThatDoesNotQuoteIt(t *testing.T) {
 	t.Parallel()
-	for _, c := range replies {
-		t.Run(c.name, func(t *testing.T) {
+	say := memcachedtest.Say
+	for name, c := range map[string]struct {
+		answer memcachedtest.Handler
+		want   error
+	}{
+		"nothing":                 {memcachedtest.HangUp, io.ErrUnexpectedEOF},
+		"an empty line":           {say("\r\n"), memcacheddriver.ErrProtocol},
+		"garbage":                 {say("secret-value\r\n"), memcacheddriver.ErrProtocol},
+		"a bare line feed":        {say("secret-value\n"), memcacheddriver.ErrProtocol},
+		"HTTP":                    {say("HTTP/1.1 400 Bad Request\r\nServer: secret-value\r\n\r\n"), memcacheddriver.ErrProtocol},
+		"Redis":                   {say("-ERR unknown command secret-value\r\n"), memcacheddriver.ErrProtocol},
+		"an endless line":         {say(strings.Repeat("secret-value", 100_000)), memcacheddriver.ErrProtocol},
+		"binary":                  {say("\x81\x00\x00\x00secret-value\x00\x00\r\n"), memcacheddriver.ErrProtocol},
+		"a word like another":     {say("STOREDsecret-value\r\n"), memcacheddriver.ErrProtocol},
+		"a word in small letters": {say("stored\r\n"), memcacheddriver.ErrProtocol},
+	} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			for by, call := range calls {
-				db := garbled(t, c.reply)
-				err := call(t.Context(), db, "key")
-				require.ErrorIs(t, err, c.want, by)
-				for _, op := range opErrors(err) {
-					assert.Equal(t, db.Stats()[0].Addr, op.Server, by)
+			db := openAnswered(t, c.answer)
+			for _, call := range drivertest.Calls {
+				if call.Keys == 0 {
+					continue // Ping's command is answered; errors inside of Do are gomemcache's
 				}
-				require.NotEmpty(t, opErrors(err), by)
-				assert.NotContains(t, err.Error(), "secret-value", "%s quotes what came", by)
-				assert.Less(t, len(err.Error()), 300, by)
-				assert.NotContains(t, err.Error(), "\n", by)
-				assert.NotErrorIs(t, err, kv.ErrNotFound, by)
-				assert.Zero(t, db.Stats()[0].Idle, "%s: the connection is used on", by)
+				err := call.Run(t.Context(), db, "key")
+				require.ErrorIs(t, err, c.want, call.Name)
+				assert.NotErrorIs(t, err, kv.ErrNotFound, call.Name)
+				ops := drivertest.OpErrors(err)
+				require.NotEmpty(t, ops, call.Name)
+				for _, op := range ops {
+					assert.Equal(t, drivertest.Stat(t, db).Addr, op.Server, call.Name)
+				}
+				assert.NotContains(t, err.Error(), "secret-value", call.Name)
+				assert.NotContains(t, err.Error(), "\n", call.Name)
+				assert.Less(t, len(err.Error()), 300, call.Name)
+				assert.Zero(t, drivertest.Stat(t, db).Idle, "%s: the connection is used on", call.Name)
 			}
 		})
 	}
 }
 
 // The server's own words are worth telling.
-func TestServerErrors(t *testing.T) {
+func TestErrorLinesAreQuoted(t *testing.T) {
 	t.Parallel()
 	for _, line := range []string{
 		"SERVER_ERROR out of memory storing object",
@@ -112,80 +109,76 @@ func TestServerErrors(t *testing.T) {
 		"CLIENT_ERROR bad command line format",
 		"ERROR",
 	} {
-		for by, call := range calls {
-			db := garbled(t, line+"\r\n")
-			err := call(t.Context(), db, "key")
-			require.Error(t, err, by)
-			assert.Contains(t, err.Error(), line, by)
-			assert.NotErrorIs(t, err, memcacheddriver.ErrValueTooLarge, by)
-			assert.Equal(t, db.Stats()[0].Addr, requireOpError(t, err).Server, by)
+		db := openAnswered(t, memcachedtest.Say(line+"\r\n"))
+		for _, call := range drivertest.Calls {
+			if call.Keys == 0 {
+				continue
+			}
+			err := call.Run(t.Context(), db, "key")
+			require.ErrorContains(t, err, line, call.Name)
+			assert.NotErrorIs(t, err, memcacheddriver.ErrValueTooLarge, call.Name)
+			assert.Equal(t, drivertest.Stat(t, db).Addr, drivertest.RequireOpError(t, err).Server, call.Name)
 			if !strings.HasPrefix(line, "SERVER_ERROR") {
-				assert.Zero(t, db.Stats()[0].Idle, "%s: the connection is used on after %s", by, line)
+				assert.Zero(t, drivertest.Stat(t, db).Idle, "%s: the connection is used on after %s", call.Name, line)
 			}
 		}
 	}
 }
 
-// Half a value is none.
-func TestHalfReplies(t *testing.T) {
+func TestHalfAValueIsNone(t *testing.T) {
 	t.Parallel()
 	for name, reply := range map[string]string{
-		"half a line":               "VALUE key",
-		"no value":                  "VALUE key 0 5 1\r\n",
-		"half a value":              "VALUE key 0 5 1\r\nhal",
-		"no line end":               "VALUE key 0 5 1\r\nhalf!",
-		"no END":                    "VALUE key 0 5 1\r\nhalf!\r\n",
-		"half an END":               "VALUE key 0 5 1\r\nhalf!\r\nEN",
-		"a size that is too large":  "VALUE key 0 500 1\r\nhalf!\r\nEND\r\n",
-		"a size that is too small":  "VALUE key 0 3 1\r\nhalf!\r\nEND\r\n",
-		"a size that is negative":   "VALUE key 0 -1 1\r\nhalf!\r\nEND\r\n",
-		"a size that is no number":  "VALUE key 0 x 1\r\nhalf!\r\nEND\r\n",
-		"a size beyond all reason":  "VALUE key 0 99999999999 1\r\nhalf!\r\nEND\r\n",
-		"a size that wraps to 5":    "VALUE key 0 18446744073709551621 1\r\nhalf!\r\nEND\r\n",
-		"garbage behind the value":  "VALUE key 0 5 1\r\nhalf!\r\nhalf!\r\n",
-		"an error behind the value": "VALUE key 0 5 1\r\nhalf!\r\nSERVER_ERROR half!\r\n",
+		"half a line":              "VALUE key",
+		"no value":                 "VALUE key 0 5 1\r\n",
+		"half a value":             "VALUE key 0 5 1\r\nhal",
+		"no line end":              "VALUE key 0 5 1\r\nhalf!",
+		"no END":                   "VALUE key 0 5 1\r\nhalf!\r\n",
+		"half an END":              "VALUE key 0 5 1\r\nhalf!\r\nEN",
+		"a size that is too large": "VALUE key 0 500 1\r\nhalf!\r\nEND\r\n",
+		"a size that is too small": "VALUE key 0 3 1\r\nhalf!\r\nEND\r\n",
+		"a size that is negative":  "VALUE key 0 -1 1\r\nhalf!\r\nEND\r\n",
+		"a size that is no number": "VALUE key 0 x 1\r\nhalf!\r\nEND\r\n",
+		"a size beyond all reason": "VALUE key 0 99999999999 1\r\nhalf!\r\nEND\r\n",
+		"a size that wraps to 5":   "VALUE key 0 18446744073709551621 1\r\nhalf!\r\nEND\r\n",
+		"garbage after the value":  "VALUE key 0 5 1\r\nhalf!\r\nhalf!\r\n",
+		"an error after the value": "VALUE key 0 5 1\r\nhalf!\r\nSERVER_ERROR half!\r\n",
 	} {
 		for by, get := range map[string]func(db *memcacheddriver.MemcachedDB) ([]byte, error){
 			"Get": func(db *memcacheddriver.MemcachedDB) ([]byte, error) { return db.Get(t.Context(), "key") },
 			"MGet": func(db *memcacheddriver.MemcachedDB) ([]byte, error) {
 				all, err := db.MGet(t.Context(), []string{"other", "key"})
-				if strings.Contains(name, "behind the value") || strings.Contains(name, "END") {
+				if strings.Contains(name, "after the value") || strings.Contains(name, "END") {
 					return nil, err // a value that was complete may be told
 				}
 				return all[1], err
 			},
 		} {
-			db := openDB(t, startScripted(t, func(c net.Conn) {
-				buf := make([]byte, 1024)
-				if _, err := c.Read(buf); err == nil {
-					_, _ = io.WriteString(c, reply)
-				}
-			}))
+			db := openAnswered(t, func(c *memcachedtest.FakeConn, _ memcachedtest.Command) {
+				c.Say(reply)
+				c.Close()
+			})
 			value, err := get(db)
-			require.Error(t, err, "%s: %s", by, name)
 			assert.Nil(t, value, "%s: %s", by, name)
+			require.Error(t, err, "%s: %s", by, name)
 			assert.NotErrorIs(t, err, kv.ErrNotFound, "%s: %s", by, name)
+			if name != "an error after the value" {
+				assert.True(t, errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, memcacheddriver.ErrProtocol), "%s: %s: %v", by, name, err)
+			}
 			assert.NotContains(t, strings.ReplaceAll(err.Error(), "SERVER_ERROR half!", ""), "half!", "%s: %s", by, name)
-			assert.Zero(t, db.Stats()[0].Idle, "%s: %s: the connection is used on", by, name)
+			assert.Zero(t, drivertest.Stat(t, db).Idle, "%s: %s: the connection is used on", by, name)
 		}
 	}
 }
 
-// After garbage the next call gets a connection of its own, and its own reply.
-func TestTheNextCallAfterGarbage(t *testing.T) {
+func TestTheCallAfterGarbageGetsItsOwnReply(t *testing.T) {
 	t.Parallel()
-	first := make(chan struct{}, 1)
-	first <- struct{}{}
-	db := openDB(t, startScripted(t, func(c net.Conn) {
-		answer(c, func(line string) string {
-			select {
-			case <-first:
-				return "garbage\r\nVALUE key 0 5 1\r\nlate!\r\nEND\r\n"
-			default:
-				return "VALUE key 0 5 1\r\nright\r\nEND\r\n"
-			}
-		})
-	}))
+	db := openAnswered(t, func(c *memcachedtest.FakeConn, _ memcachedtest.Command) {
+		if c.N == 1 {
+			c.Say("garbage\r\n" + memcachedtest.Value("key", "late!") + "END\r\n")
+			return
+		}
+		c.Say("VALUE key 0 5 1\r\nright\r\nEND\r\n")
+	})
 	_, err := db.Get(t.Context(), "key")
 	require.ErrorIs(t, err, memcacheddriver.ErrProtocol)
 	for range 3 {
@@ -193,5 +186,36 @@ func TestTheNextCallAfterGarbage(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, "right", string(got))
 	}
-	assert.EqualValues(t, 2, db.Stats()[0].Dials)
+	assert.EqualValues(t, 2, drivertest.Dials(db))
+}
+
+// The cause of a cancellation may be the failure of another call. It is not what
+// this one failed of.
+func TestTheCauseOfACancellationBlamesNoServer(t *testing.T) {
+	t.Parallel()
+	cause := openAnswered(t, memcachedtest.HangUp).Do(t.Context(), func(c *memcache.Client) error {
+		_, err := c.Get("k")
+		return err
+	})
+	require.Error(t, cause)
+	for _, when := range []string{"before the call", "in the call"} {
+		asked := make(chan struct{}, 64)
+		db := openAnswered(t, func(c *memcachedtest.FakeConn, _ memcachedtest.Command) { asked <- struct{}{}; c.Hang() })
+		for _, call := range drivertest.Calls {
+			if call.Keys == 0 {
+				continue
+			}
+			ctx, cancel := context.WithCancelCause(t.Context())
+			if when == "before the call" {
+				cancel(cause)
+			} else {
+				go func() { <-asked; cancel(cause) }()
+			}
+			err := call.Run(ctx, db, "k")
+			cancel(nil)
+			assert.ErrorIs(t, err, context.Canceled, "%s, %s", call.Name, when)
+			assert.ErrorIs(t, err, cause, "%s, %s", call.Name, when)
+			assert.Empty(t, drivertest.RequireOpError(t, err).Server, "%s, %s", call.Name, when)
+		}
+	}
 }

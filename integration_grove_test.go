@@ -11,6 +11,8 @@ import (
 	"github.com/xraph/grove/kv/codec"
 	"github.com/xraph/grove/kv/driver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 	"github.com/xraph/grove/kv/keyspace"
 	"github.com/xraph/grove/kv/kvtest"
 	"github.com/xraph/grove/kv/plugins"
@@ -23,7 +25,7 @@ func testRegistry(t *testing.T, dsn string) {
 	store, err := kv.Open(drv, kv.WithCodec(codec.MsgPack()))
 	require.NoError(t, err)
 	defer store.Close()
-	key := newKey()
+	key := drivertest.Key()
 	require.NoError(t, store.Set(ctx, key, "value"))
 	var got string
 	require.NoError(t, store.Get(ctx, key, &got))
@@ -40,21 +42,21 @@ type promised struct {
 
 func testConformance(t *testing.T, dsn string) {
 	t.Run("default", func(t *testing.T) {
-		db := openDB(t, dsn)
+		db := drivertest.Open(t, dsn)
 		kvtest.RunConformanceSuite(t, promised{db, db, db})
 	})
 	t.Run("with the TTL query", func(t *testing.T) {
-		kvtest.RunConformanceSuite(t, openDB(t, dsn, memcacheddriver.WithTTLQuery()))
+		kvtest.RunConformanceSuite(t, drivertest.Open(t, dsn, memcacheddriver.WithTTLQuery()))
 	})
 }
 
 // Grove's plugins. None needs a scan.
 func testPlugins(t *testing.T, dsn string) {
 	ctx := t.Context()
-	store := openStore(t, dsn)
+	store := drivertest.OpenStore(t, dsn)
 
 	t.Run("counter", func(t *testing.T) {
-		c := plugins.NewAtomicCounter(store, newKey())
+		c := plugins.NewAtomicCounter(store, drivertest.Key())
 		n, err := c.Get(ctx)
 		require.NoError(t, err, "the plugin compares a miss by ==")
 		assert.Zero(t, n)
@@ -73,7 +75,7 @@ func testPlugins(t *testing.T, dsn string) {
 		assert.Zero(t, n)
 	})
 	t.Run("rate limit", func(t *testing.T) {
-		limit := plugins.NewRateLimiter(store, newKey(), 3, 2*time.Minute)
+		limit := plugins.NewRateLimiter(store, drivertest.Key(), 3, 2*time.Minute)
 		for i := range 5 {
 			r, err := limit.Allow(ctx, "ann")
 			require.NoError(t, err)
@@ -89,17 +91,17 @@ func testPlugins(t *testing.T, dsn string) {
 		assert.True(t, r.Allowed)
 
 		// The window ends.
-		short := plugins.NewRateLimiter(store, newKey(), 1, time.Second)
+		short := plugins.NewRateLimiter(store, drivertest.Key(), 1, time.Second)
 		_, err = short.Allow(ctx, "ann")
 		require.NoError(t, err)
-		eventually(t, func() bool {
+		memcachedtest.Eventually(t, func() bool {
 			r, err := short.Allow(ctx, "ann")
 			require.NoError(t, err)
 			return r.Allowed
 		}, "the window is over")
 	})
 	t.Run("lock", func(t *testing.T) {
-		name := newKey()
+		name := drivertest.Key()
 		mine, yours := plugins.NewLock(store, name, time.Minute), plugins.NewLock(store, name, time.Minute)
 		require.NoError(t, mine.Acquire(ctx))
 		assert.ErrorIs(t, yours.Acquire(ctx), kv.ErrConflict)
@@ -112,13 +114,13 @@ func testPlugins(t *testing.T, dsn string) {
 		require.NoError(t, mine.Acquire(ctx))
 
 		// A lock whose owner died is free when its time is over.
-		name = newKey()
+		name = drivertest.Key()
 		require.NoError(t, plugins.NewLock(store, name, time.Second).Acquire(ctx))
 		require.NoError(t, plugins.NewLock(store, name, time.Minute).AcquireWithRetry(ctx, 20*time.Millisecond, 500))
 	})
 	t.Run("session", func(t *testing.T) {
 		type data struct{ User string }
-		sessions := plugins.NewSessionStore(store, plugins.WithSessionPrefix(newKey()), plugins.WithSessionTTL(time.Minute))
+		sessions := plugins.NewSessionStore(store, plugins.WithSessionPrefix(drivertest.Key()), plugins.WithSessionTTL(time.Minute))
 		id, err := sessions.Create(ctx, data{"ann"})
 		require.NoError(t, err)
 		var got data
@@ -137,7 +139,7 @@ func testPlugins(t *testing.T, dsn string) {
 		assert.Equal(t, kv.ErrNotFound, sessions.Touch(ctx, id))
 	})
 	t.Run("leaderboard", func(t *testing.T) {
-		board := plugins.NewLeaderboard(store, newKey())
+		board := plugins.NewLeaderboard(store, drivertest.Key())
 		size, err := board.Size(ctx)
 		require.NoError(t, err, "the plugin compares a miss by ==")
 		assert.Zero(t, size)
@@ -155,7 +157,7 @@ func testPlugins(t *testing.T, dsn string) {
 		assert.Equal(t, kv.ErrNotFound, err)
 	})
 	t.Run("queue", func(t *testing.T) {
-		q := plugins.NewQueue(store, newKey(), plugins.WithVisibilityTimeout(time.Minute))
+		q := plugins.NewQueue(store, drivertest.Key(), plugins.WithVisibilityTimeout(time.Minute))
 		job, err := q.Dequeue(ctx)
 		require.NoError(t, err, "the plugin compares a miss by ==")
 		assert.Nil(t, job)
@@ -182,10 +184,10 @@ func testKeyspace(t *testing.T, dsn string) {
 		Name string `json:"name" msgpack:"name"`
 		Age  int    `json:"age" msgpack:"age"`
 	}
-	store := openStore(t, dsn)
+	store := drivertest.OpenStore(t, dsn)
 	for name, users := range map[string]*keyspace.Keyspace[User]{
-		"JSON":    keyspace.New[User](store, newKey(), keyspace.WithTTL(time.Hour)),
-		"MsgPack": keyspace.New[User](store, newKey(), keyspace.WithTTL(time.Hour), keyspace.WithCodec(codec.MsgPack()), keyspace.WithSeparator("/")),
+		"JSON":    keyspace.New[User](store, drivertest.Key(), keyspace.WithTTL(time.Hour)),
+		"MsgPack": keyspace.New[User](store, drivertest.Key(), keyspace.WithTTL(time.Hour), keyspace.WithCodec(codec.MsgPack()), keyspace.WithSeparator("/")),
 	} {
 		ann, bob := User{"Ann", 30}, User{"Bob", 40}
 		_, err := users.Get(ctx, "ann")
@@ -218,7 +220,7 @@ func testKeyspace(t *testing.T, dsn string) {
 		assert.Zero(t, n)
 	}
 
-	asking := keyspace.New[int](openStore(t, dsn, memcacheddriver.WithTTLQuery()), newKey(), keyspace.WithTTL(time.Hour))
+	asking := keyspace.New[int](drivertest.OpenStore(t, dsn, memcacheddriver.WithTTLQuery()), drivertest.Key(), keyspace.WithTTL(time.Hour))
 	require.NoError(t, asking.Set(ctx, "k", 1))
 	entry, err := asking.GetEntry(ctx, "k")
 	require.NoError(t, err)

@@ -2,6 +2,7 @@ package memcacheddriver_test
 
 import (
 	"context"
+	"net"
 	"os"
 	"testing"
 	"time"
@@ -11,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/testcontainers/testcontainers-go"
 	"github.com/testcontainers/testcontainers-go/log"
-	"github.com/testcontainers/testcontainers-go/wait"
 
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
@@ -42,42 +42,47 @@ const port = "11211/tcp"
 
 // startContainer may be called by any goroutine of the test, so it does not
 // end it.
-func startContainer(t *testing.T, args ...string) node {
+func startContainer(t *testing.T, image string, args ...string) node {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	c, err := testcontainers.Run(ctx, memcachedImage(),
+	c, err := testcontainers.Run(ctx, image,
 		testcontainers.WithCmd(args...),
 		testcontainers.WithExposedPorts(port),
-		// The image may have no shell to look from inside.
-		testcontainers.WithWaitStrategy(wait.ForListeningPort(port).SkipInternalCheck().WithPollInterval(20*time.Millisecond)),
 		testcontainers.WithLogger(log.TestLogger(t)),
 	)
 	t.Cleanup(func() {
 		assert.NoError(t, testcontainers.TerminateContainer(c, testcontainers.StopTimeout(0)))
 	})
 	n := &container{Container: c}
-	if assert.NoError(t, err, "a container of %s does not start", memcachedImage()) {
+	if assert.NoError(t, err, "a container of %s does not start", image) {
 		n.find(t)
 	}
 	return n
 }
 
-// find waits until the container's server answers: Docker's own proxy accepts
-// connections before.
+// find waits until the container's server answers. Docker's own proxy accepts
+// connections before, and where the tests run in a container themselves the
+// ports may be on the loopback address instead of where testcontainers looks.
 func (c *container) find(t *testing.T) {
-	var err error
-	c.at, err = c.PortEndpoint(t.Context(), port, "")
+	at, err := c.PortEndpoint(t.Context(), port, "")
 	if !assert.NoError(t, err) {
 		return
 	}
-	client := memcache.New(c.at)
-	defer client.Close()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-		if err = client.Ping(); err == nil || time.Now().After(deadline) {
-			break
+	_, mapped, err := net.SplitHostPort(at)
+	if !assert.NoError(t, err) {
+		return
+	}
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		for _, c.at = range []string{at, net.JoinHostPort("127.0.0.1", mapped)} {
+			client := memcache.New(c.at)
+			err = client.Ping()
+			client.Close()
+			if err == nil {
+				return
+			}
 		}
 	}
-	assert.NoError(t, err, "the container's memcached does not answer at %s", c.at)
+	t.Errorf("the container's memcached does not answer at %s: set TESTCONTAINERS_HOST_OVERRIDE to the host that has Docker's ports (%v)", at, err)
 }
 
 func (c *container) addr() string { return c.at }
@@ -92,37 +97,75 @@ func (c *container) start(t *testing.T) {
 	c.find(t)
 }
 
-func memcachedImage() string {
-	if image := os.Getenv("MEMCACHED_IMAGE"); image != "" {
-		return image
-	}
-	return "memcached:1.6-alpine"
-}
+// The images where MEMCACHED_IMAGE names none: the official one, and the one that
+// scripts/memcached-image.sh makes of the local memcached.
+const (
+	officialImage = "memcached:1.6-alpine"
+	localImage    = "memcacheddriver-test:local"
+)
 
-func dockerRuns(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	docker, err := testcontainers.NewDockerProvider()
-	if err != nil {
-		return err
-	}
-	defer docker.Close()
-	return docker.Health(ctx)
-}
-
-// requireImage makes sure of the image before testcontainers tries to pull it
-// for a quarter of an hour.
-func requireImage(t *testing.T) {
+// nodeStarter returns what starts nodes: containers where testcontainers finds a
+// Docker, which it may where the docker command does not.
+func nodeStarter(t *testing.T) func(t *testing.T, args ...string) node {
 	t.Helper()
 	docker, err := testcontainers.NewDockerProvider(testcontainers.WithLogger(log.TestLogger(t)))
-	require.NoError(t, err)
-	defer docker.Close()
-	if _, err := docker.Client().ImageInspect(t.Context(), memcachedImage()); err == nil {
-		return
+	if err == nil {
+		defer docker.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		err = docker.Health(ctx)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	if err != nil {
+		t.Logf("Docker does not run (%v): the cases run against local memcached processes instead", err)
+		return startProcess
+	}
+	where := docker.Client().DaemonHost()
+	image := memcachedImage(t, docker)
+	if !docker.Config().Config.RyukDisabled {
+		if err := requireImage(t, docker, reaperImage); err != nil {
+			t.Fatalf("Docker at %s has no %s, with which testcontainers removes the containers of tests that were killed, and cannot pull it: set TESTCONTAINERS_RYUK_DISABLED=true (%v)", where, reaperImage, err)
+		}
+	}
+	t.Logf("the cases run against containers of %s, by Docker at %s", image, where)
+	return func(t *testing.T, args ...string) node { return startContainer(t, image, args...) }
+}
+
+func memcachedImage(t *testing.T, docker *testcontainers.DockerProvider) string {
+	t.Helper()
+	image := os.Getenv("MEMCACHED_IMAGE")
+	if image == "" {
+		image = officialImage
+		for _, present := range []string{officialImage, localImage} {
+			if _, err := docker.Client().ImageInspect(t.Context(), present); err == nil {
+				return present
+			}
+		}
+	}
+	if err := requireImage(t, docker, image); err != nil {
+		t.Fatalf("Docker at %s has no image %s and cannot pull it: set MEMCACHED_IMAGE to one that it has, or make %s by scripts/memcached-image.sh, with DOCKER_HOST=%[1]s if the docker command does not find it (%[4]v)",
+			docker.Client().DaemonHost(), image, localImage, err)
+	}
+	return image
+}
+
+// requireImage pulls an image that is not there, but not for a quarter of an hour
+// as testcontainers does.
+func requireImage(t *testing.T, docker *testcontainers.DockerProvider, image string) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	if err := docker.PullImage(ctx, memcachedImage()); err != nil {
-		t.Fatalf("Docker runs, but has no image %s and cannot pull it: set MEMCACHED_IMAGE to one that it has, or to the name that scripts/memcached-image.sh prints, which builds one of the local memcached (%v)", memcachedImage(), err)
+	if _, err := docker.Client().ImageInspect(ctx, image); err == nil {
+		return nil
 	}
+	return docker.PullImage(ctx, image)
+}
+
+//lint:ignore SA1019 it has no other name
+var reaperImage = testcontainers.ReaperDefaultImage
+
+func TestScriptsLookForTheReaperOfTestcontainers(t *testing.T) {
+	t.Parallel()
+	script, err := os.ReadFile("scripts/test-env.sh")
+	require.NoError(t, err)
+	assert.Contains(t, string(script), reaperImage)
 }

@@ -12,21 +12,26 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xraph/grove/kv"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
 // Keys are where plain gomemcache looks for them, on all three servers.
 func testSpread(t *testing.T, addrs []string) {
-	db := openDB(t, strings.Join(addrs, ","))
-	plain := memcache.New(addrs...)
-	plain.Timeout = 10 * time.Second
-	defer plain.Close()
-	keys := keysOf(t, addrs, 3)
-	for _, key := range concat(keys) {
+	client := func(addrs ...string) *memcache.Client {
+		c := memcache.New(addrs...)
+		c.Timeout = 10 * time.Second
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	db := drivertest.Open(t, strings.Join(addrs, ","))
+	keys := drivertest.KeysOf(t, addrs, 3)
+	all := slices.Concat(keys...)
+	for _, key := range all {
 		require.NoError(t, db.Set(t.Context(), key, []byte(key), 0))
 	}
 	for i, addr := range addrs {
-		one := memcache.New(addr)
-		one.Timeout = 10 * time.Second
+		one := client(addr)
 		for j := range keys {
 			items, err := one.GetMulti(keys[j])
 			require.NoError(t, err)
@@ -36,9 +41,8 @@ func testSpread(t *testing.T, addrs []string) {
 				assert.Empty(t, items, "a key of server %d is on server %d", j, i)
 			}
 		}
-		require.NoError(t, one.Close())
 	}
-	items, err := plain.GetMulti(concat(keys))
+	items, err := client(addrs...).GetMulti(all)
 	require.NoError(t, err)
 	assert.Len(t, items, 9)
 }
@@ -49,27 +53,27 @@ func testOneDown(t *testing.T, nodes []node) {
 	for _, n := range nodes {
 		addrs = append(addrs, n.addr())
 	}
-	db := openDB(t, strings.Join(addrs, ","))
-	keys := keysOf(t, addrs, 2)
-	for _, key := range concat(keys) {
-		require.NoError(t, db.Set(ctx, key, []byte(key), 0))
-	}
+	db := drivertest.Open(t, strings.Join(addrs, ","))
+	keys := drivertest.KeysOf(t, addrs, 2)
+	all := slices.Concat(keys...)
+	require.NoError(t, db.MSet(ctx, drivertest.Pairs(all), 0))
 	nodes[1].stop(t)
 
-	err := db.Ping(ctx)
-	require.Error(t, err)
-	assert.Equal(t, addrs[1], requireOpError(t, err).Server)
-	got, err := db.MGet(ctx, concat(keys))
-	requireDead(t, err, "mget", addrs[1], keys[1])
-	for i, key := range concat(keys) {
-		if slices.Contains(keys[1], key) {
-			assert.Nil(t, got[i])
-		} else {
-			assert.Equal(t, key, string(got[i]))
-		}
+	requireDown := func(err error, op string, keys ...string) {
+		t.Helper()
+		e := drivertest.RequireOpError(t, err)
+		assert.Equal(t, op, e.Op)
+		assert.Equal(t, addrs[1], e.Server)
+		assert.ElementsMatch(t, keys, e.Keys)
+		assert.ErrorContains(t, err, addrs[1])
+		assert.NotErrorIs(t, err, kv.ErrNotFound, "a server that is down is no miss")
 	}
+	requireDown(db.Ping(ctx), "ping")
+	got, err := db.MGet(ctx, all)
+	requireDown(err, "mget", keys[1]...)
+	assert.Equal(t, 4, drivertest.AssertValues(t, all, got))
 	_, err = db.Get(ctx, keys[1][0])
-	requireDead(t, err, "get", addrs[1], keys[1][:1])
+	requireDown(err, "get", keys[1][0])
 	_, err = db.Get(ctx, keys[0][0])
 	assert.NoError(t, err)
 }
@@ -77,8 +81,8 @@ func testOneDown(t *testing.T, nodes []node) {
 // The page's "no persistence": a restart empties the server, and costs no call.
 func testNoPersistence(t *testing.T, n node) {
 	ctx := t.Context()
-	before := openStore(t, n.addr())
-	key := newKey()
+	before := drivertest.OpenStore(t, n.addr())
+	key := drivertest.Key()
 	require.NoError(t, before.Set(ctx, key, "v"))
 	addr := n.addr()
 	n.stop(t)
@@ -87,9 +91,9 @@ func testNoPersistence(t *testing.T, n node) {
 	n.start(t)
 	store := before
 	if n.addr() != addr {
-		store = openStore(t, n.addr())
+		store = drivertest.OpenStore(t, n.addr())
 	}
-	eventually(t, func() bool { err = store.Get(ctx, key, new(string)); return errors.Is(err, kv.ErrNotFound) }, "the key is gone")
+	memcachedtest.Eventually(t, func() bool { err = store.Get(ctx, key, new(string)); return errors.Is(err, kv.ErrNotFound) }, "the key is gone")
 	assert.True(t, err == kv.ErrNotFound, "%v", err)
 	require.NoError(t, store.Set(ctx, key, "v"))
 }

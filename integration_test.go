@@ -16,6 +16,8 @@ import (
 	"github.com/xraph/grove/kv"
 	"github.com/xraph/grove/kv/driver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
 // TestIntegration runs what the driver promises against Memcached containers,
@@ -23,15 +25,7 @@ import (
 // parallel to other tests, because the conformance suite has a TTL of 50 ms in
 // it and a busy machine none too spare.
 func TestIntegration(t *testing.T) {
-	start := startContainer
-	if err := dockerRuns(t.Context()); err != nil {
-		t.Logf("Docker does not run (%v): the cases run against local memcached processes instead", err)
-		start = startProcess
-	} else {
-		t.Logf("the cases run against containers of %s", memcachedImage())
-		requireImage(t)
-	}
-
+	start := nodeStarter(t)
 	nodes := make([]node, 4)
 	var all sync.WaitGroup
 	for i := range nodes {
@@ -79,12 +73,12 @@ func TestIntegration(t *testing.T) {
 // The snippets of Grove's page, as they compile.
 func testPage(t *testing.T, dsn string) {
 	ctx := t.Context()
-	store := openStore(t, dsn, memcacheddriver.WithTimeout(10*time.Second), memcacheddriver.WithMaxIdleConns(10))
+	store := drivertest.OpenStore(t, dsn, memcacheddriver.WithTimeout(10*time.Second), memcacheddriver.WithMaxIdleConns(10))
 	require.NoError(t, store.Ping(ctx))
 
 	// Basic usage.
 	type Session struct{ User string }
-	abc, resource := newKey()+":session:abc", newKey()+":lock:resource"
+	abc, resource := drivertest.Key()+":session:abc", drivertest.Key()+":lock:resource"
 	require.NoError(t, store.Set(ctx, abc, Session{"ann"}, kv.WithTTL(30*time.Minute)))
 	var session Session
 	require.NoError(t, store.Get(ctx, abc, &session))
@@ -101,7 +95,7 @@ func testPage(t *testing.T, dsn string) {
 
 	// CompareAndSwap.
 	mdb := memcacheddriver.Unwrap(store)
-	counter := newKey()
+	counter := drivertest.Key()
 	require.NoError(t, store.Set(ctx, counter, 0))
 	increment := func(current []byte) ([]byte, error) {
 		count, err := strconv.Atoi(string(current))
@@ -122,7 +116,7 @@ func testPage(t *testing.T, dsn string) {
 	views, err := client.Increment(counter, 1)
 	require.NoError(t, err)
 	assert.EqualValues(t, 3, views)
-	lines := newKey()
+	lines := drivertest.Key()
 	require.NoError(t, mdb.Set(ctx, lines, nil, 0))
 	require.NoError(t, client.Append(&memcache.Item{Key: lines, Value: []byte("new entry\n")}))
 	raw, err := store.GetRaw(ctx, lines)
@@ -133,7 +127,7 @@ func testPage(t *testing.T, dsn string) {
 // The rows of the page's capability table.
 func testCapabilities(t *testing.T, dsn string) {
 	ctx := t.Context()
-	store := openStore(t, dsn)
+	store := drivertest.OpenStore(t, dsn)
 	info := store.Driver().Info()
 	for row, c := range map[string]struct {
 		capability driver.Capability
@@ -141,15 +135,15 @@ func testCapabilities(t *testing.T, dsn string) {
 		works      func() error
 	}{
 		"TTL": {driver.CapTTL, true, func() error {
-			key := newKey()
+			key := drivertest.Key()
 			if err := store.Set(ctx, key, 1, kv.WithTTL(time.Second)); err != nil {
 				return err
 			}
-			eventually(t, func() bool { return store.Get(ctx, key, new(int)) == kv.ErrNotFound }, "a key with a TTL of 1 s is gone")
+			memcachedtest.Eventually(t, func() bool { return store.Get(ctx, key, new(int)) == kv.ErrNotFound }, "a key with a TTL of 1 s is gone")
 			return nil
 		}},
 		"CAS": {driver.CapCAS, true, func() error {
-			key := newKey()
+			key := drivertest.Key()
 			if err := store.Set(ctx, key, 1, kv.WithXX()); err != kv.ErrNotFound {
 				return fmt.Errorf("XX of an absent key: %w", err)
 			}
@@ -162,7 +156,7 @@ func testCapabilities(t *testing.T, dsn string) {
 			return store.Scan(ctx, "*", func(string) error { return nil })
 		}},
 		"Batch": {driver.CapBatch, true, func() error {
-			k := newKeys(3)
+			k := drivertest.Keys(3)
 			if err := store.MSet(ctx, map[string]any{k[0]: "a", k[1]: "b"}, kv.WithTTL(time.Minute)); err != nil {
 				return err
 			}
@@ -196,8 +190,8 @@ func testCapabilities(t *testing.T, dsn string) {
 // The page's limitations but for "no persistence".
 func testLimitations(t *testing.T, dsn string) {
 	ctx := t.Context()
-	store := openStore(t, dsn)
-	key := newKey()
+	store := drivertest.OpenStore(t, dsn)
+	key := drivertest.Key()
 	require.NoError(t, store.Set(ctx, key, "v", kv.WithTTL(time.Hour)))
 
 	assert.ErrorIs(t, store.Scan(ctx, "*", func(string) error { return nil }), kv.ErrNotSupported)
@@ -205,7 +199,7 @@ func testLimitations(t *testing.T, dsn string) {
 	_, err := store.TTL(ctx, key)
 	assert.ErrorIs(t, err, kv.ErrNotSupported)
 	assert.NoError(t, store.Expire(ctx, key, time.Minute))
-	asking := openStore(t, dsn, memcacheddriver.WithTTLQuery())
+	asking := drivertest.OpenStore(t, dsn, memcacheddriver.WithTTLQuery())
 	ttl, err := asking.TTL(ctx, key)
 	require.NoError(t, err, "unless asked for")
 	assert.True(t, 0 < ttl && ttl <= time.Minute+time.Second, "%v", ttl)
@@ -222,8 +216,8 @@ func testLimitations(t *testing.T, dsn string) {
 }
 
 func testLargerLimit(t *testing.T, dsn string) {
-	store := openStore(t, dsn)
-	key := newKey()
+	store := drivertest.OpenStore(t, dsn)
+	key := drivertest.Key()
 	value := bytes.Repeat([]byte("x"), 3<<20)
 	require.NoError(t, store.SetRaw(t.Context(), key, value))
 	got, err := store.GetRaw(t.Context(), key)
@@ -236,11 +230,11 @@ func testLargerLimit(t *testing.T, dsn string) {
 func testMixedLoad(goroutines int) func(t *testing.T, dsn string) {
 	return func(t *testing.T, dsn string) {
 		ctx := t.Context()
-		db := openDB(t, dsn)
+		db := drivertest.Open(t, dsn)
 		var all sync.WaitGroup
 		for range goroutines {
 			all.Go(func() {
-				k := newKeys(5)
+				k := drivertest.Keys(5)
 				for i := range 20 {
 					pairs := make(map[string][]byte)
 					for j, key := range k[:4] {

@@ -12,18 +12,20 @@ import (
 
 	"github.com/xraph/grove/kv"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
-func TestRegistry(t *testing.T) {
+func TestRegistryOpensTheDriver(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	assert.Contains(t, kv.Drivers(), "memcached")
-	drv, err := kv.OpenDriver(ctx, "memcached", sharedAddr(t)+"?ttl_query=true&max_idle_conns=3")
+	drv, err := kv.OpenDriver(ctx, "memcached", memcachedtest.Addr(t)+"?ttl_query=true&max_idle_conns=3")
 	require.NoError(t, err)
 	require.IsType(t, &memcacheddriver.MemcachedDB{}, drv)
 	store, err := kv.Open(drv)
 	require.NoError(t, err)
-	key := newKey()
+	key := drivertest.Key()
 	require.NoError(t, store.Set(ctx, key, "value"))
 	ttl, err := store.TTL(ctx, key)
 	require.NoError(t, err, "a parameter of the DSN was lost")
@@ -32,20 +34,21 @@ func TestRegistry(t *testing.T) {
 
 	_, err = kv.OpenDriver(ctx, "memcached", "mc1?timout=2s")
 	assert.ErrorIs(t, err, memcacheddriver.ErrInvalidDSN)
+}
 
-	// Each opening is a driver of its own.
-	a, err := kv.OpenDriver(ctx, "memcached", sharedAddr(t))
+func TestRegistryOpensADriverOfItsOwnEachTime(t *testing.T) {
+	t.Parallel()
+	a, err := kv.OpenDriver(t.Context(), "memcached", memcachedtest.Addr(t))
 	require.NoError(t, err)
-	b, err := kv.OpenDriver(ctx, "memcached", sharedAddr(t))
+	b, err := kv.OpenDriver(t.Context(), "memcached", memcachedtest.Addr(t))
 	require.NoError(t, err)
 	require.NoError(t, a.Close())
-	require.NoError(t, b.Ping(ctx))
+	require.NoError(t, b.Ping(t.Context()))
 	require.NoError(t, b.Close())
 }
 
-// A module of somebody else's that does nothing but require this one builds, and
-// finds the driver registered.
-func TestFreshModule(t *testing.T) {
+// One that does nothing but require this module.
+func TestAFreshModuleFindsTheDriverRegistered(t *testing.T) {
 	t.Parallel()
 	here, err := os.Getwd()
 	require.NoError(t, err)

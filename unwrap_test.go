@@ -10,26 +10,22 @@ import (
 
 	"github.com/xraph/grove/kv"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 	"github.com/xraph/grove/kv/kvtest"
 )
 
-func TestUnwrap(t *testing.T) {
+func TestUnwrapReturnsTheStoresDriver(t *testing.T) {
 	t.Parallel()
-	db := openShared(t)
-	store, err := kv.Open(db)
-	require.NoError(t, err)
-	assert.Same(t, db, memcacheddriver.Unwrap(store))
-	assert.Same(t, db, memcacheddriver.Unwrap(openStoreOn(t, db)))
+	db := drivertest.OpenShared(t)
+	for range 2 { // a driver may have several stores
+		store, err := kv.Open(db)
+		require.NoError(t, err)
+		assert.Same(t, db, memcacheddriver.Unwrap(store))
+	}
 }
 
-func openStoreOn(t *testing.T, db *memcacheddriver.MemcachedDB) *kv.Store {
-	t.Helper()
-	store, err := kv.Open(db)
-	require.NoError(t, err)
-	return store
-}
-
-func TestUnwrapOfAnotherDriver(t *testing.T) {
+func TestUnwrapOfAnotherDriverPanicsWithItsName(t *testing.T) {
 	t.Parallel()
 	store := kvtest.SetupStore(t)
 	for name, unwrap := range map[string]func(){
@@ -49,13 +45,13 @@ func TestUnwrapOfAnotherDriver(t *testing.T) {
 	}
 }
 
-func TestUnwrapClient(t *testing.T) {
+func TestUnwrapClientIsAGomemcacheClient(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	store := openStore(t, sharedAddr(t))
+	store := drivertest.OpenStore(t, memcachedtest.Addr(t))
 	client := memcacheddriver.UnwrapClient(store)
 
-	views := newKey()
+	views := drivertest.Key()
 	require.NoError(t, store.Set(ctx, views, 41))
 	n, err := client.Increment(views, 1)
 	require.NoError(t, err)
@@ -64,7 +60,7 @@ func TestUnwrapClient(t *testing.T) {
 	require.NoError(t, store.Get(ctx, views, &got))
 	assert.Equal(t, 42, got)
 
-	lines := newKey()
+	lines := drivertest.Key()
 	require.NoError(t, client.Set(&memcache.Item{Key: lines, Value: []byte("one\n")}))
 	require.NoError(t, client.Append(&memcache.Item{Key: lines, Value: []byte("two\n")}))
 	raw, err := store.GetRaw(ctx, lines)
@@ -72,7 +68,7 @@ func TestUnwrapClient(t *testing.T) {
 	assert.Equal(t, "one\ntwo\n", string(raw))
 
 	// gomemcache's errors are its own.
-	absent := newKey()
+	absent := drivertest.Key()
 	_, err = client.Get(absent)
 	assert.Equal(t, memcache.ErrCacheMiss, err)
 	_, err = client.Increment(absent, 1)
@@ -86,7 +82,7 @@ func TestUnwrapClient(t *testing.T) {
 	require.NoError(t, client.Set(&memcache.Item{Key: absent, Value: []byte("y")}))
 	item.Value = []byte("z")
 	assert.Equal(t, memcache.ErrCASConflict, client.CompareAndSwap(item))
-	items, err := client.GetMulti([]string{absent, lines, newKey()})
+	items, err := client.GetMulti([]string{absent, lines, drivertest.Key()})
 	require.NoError(t, err)
 	assert.Len(t, items, 2)
 	require.NoError(t, client.Touch(absent, 60))
@@ -96,15 +92,15 @@ func TestUnwrapClient(t *testing.T) {
 	require.NoError(t, client.Ping())
 }
 
-func TestOpenStore(t *testing.T) {
+func TestOpenStoreOpensADriverThatItOwns(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	store, err := memcacheddriver.OpenStore(ctx, "mc1:x")
 	assert.Nil(t, store)
 	assert.ErrorIs(t, err, memcacheddriver.ErrInvalidDSN)
 
-	store = openStore(t, sharedAddr(t)+"?timeout=5s")
-	key := newKey()
+	store = drivertest.OpenStore(t, memcachedtest.Addr(t)+"?timeout=5s")
+	key := drivertest.Key()
 	require.NoError(t, store.Set(ctx, key, "value"))
 	raw, err := store.GetRaw(ctx, key)
 	require.NoError(t, err)

@@ -13,7 +13,7 @@ import (
 
 func TestMain(m *testing.M) { memcachedtest.Main(m) }
 
-func TestExamplesRun(t *testing.T) {
+func TestExamplesRunAgainstAServer(t *testing.T) {
 	t.Parallel()
 	for example, says := range map[string][]string{
 		"quickstart": {
@@ -43,7 +43,7 @@ func TestExamplesRun(t *testing.T) {
 	}
 }
 
-func TestQuickstartWithoutServer(t *testing.T) {
+func TestQuickstartWithoutAServerSaysWhatToDo(t *testing.T) {
 	t.Parallel()
 	out, err := goRun(t, "quickstart", "127.0.0.1:1")
 	assert.Error(t, err)

@@ -7,34 +7,25 @@ set -eu
 
 official=memcached:1.6-alpine
 here=memcacheddriver-test:local
-pull_seconds=30
+scripts=$(dirname "$0")
 
 say() { echo "choose-image: $*" >&2; }
 
 present() { docker image inspect "$1" >/dev/null 2>&1; }
 
-# A registry that cannot be reached may let a pull hang for minutes.
-pull() {
-	docker pull -q "$1" >/dev/null 2>&1 &
-	pull=$!
-	left=$pull_seconds
-	while kill -0 "$pull" 2>/dev/null; do
-		if [ "$left" -eq 0 ]; then
-			kill "$pull"
-		fi
-		left=$((left - 1))
-		sleep 1
-	done
-	wait "$pull"
-}
+have() { sh "$scripts/have-image.sh" "$1"; }
 
-if ! docker info >/dev/null 2>&1; then
-	say "Docker does not run"
+if ! command -v docker >/dev/null; then
+	say "there is no docker command"
+	exit 1
+fi
+if ! error=$(docker info 2>&1 >/dev/null); then
+	say "docker info fails: $error"
 	exit 1
 fi
 
 if [ -n "${MEMCACHED_IMAGE:-}" ]; then
-	present "$MEMCACHED_IMAGE" || pull "$MEMCACHED_IMAGE" || {
+	have "$MEMCACHED_IMAGE" || {
 		say "MEMCACHED_IMAGE=$MEMCACHED_IMAGE is not here and cannot be pulled"
 		exit 1
 	}
@@ -43,11 +34,11 @@ elif present "$official"; then
 	echo "$official"
 elif present "$here"; then
 	echo "$here"
-elif pull "$official"; then
+elif have "$official"; then
 	echo "$official"
 elif PATH=$PATH:/usr/local/sbin:/usr/sbin:/usr/local/bin command -v memcached >/dev/null; then
 	say "$official cannot be pulled: building $here from the local memcached"
-	sh "$(dirname "$0")/memcached-image.sh" "$here"
+	sh "$scripts/memcached-image.sh" "$here"
 else
 	say "$official cannot be pulled, and there is no local memcached to build an image from"
 	exit 1

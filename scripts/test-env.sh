@@ -4,7 +4,7 @@
 #	scripts/test-env.sh go test -race ./...
 #
 # memcached and twemproxy in PATH and a C compiler for the race detector, installed
-# if missing; and, if Docker runs, the image to make containers of in
+# if missing; and, if the docker command works, the image to make containers of in
 # MEMCACHED_IMAGE and the settings of testcontainers-go that this machine calls
 # for. Without Docker, the tests run the same cases against local processes.
 set -eu
@@ -16,10 +16,14 @@ twemproxy=$(sh "$scripts/install-twemproxy.sh")
 PATH=$PATH:$(dirname "$memcached"):$(dirname "$twemproxy")
 export PATH
 
-if MEMCACHED_IMAGE=$(sh "$scripts/choose-image.sh"); then
-	export MEMCACHED_IMAGE
-	if [ "$MEMCACHED_IMAGE" = memcacheddriver-test:local ]; then
-		# No registry, so no image of testcontainers' reaper either.
+# With which testcontainers removes the containers of tests that were killed.
+reaper=testcontainers/ryuk:0.14.0
+
+if image=$(sh "$scripts/choose-image.sh"); then
+	export MEMCACHED_IMAGE="$image"
+	# An image is built here only where there is no registry.
+	if [ -z "${TESTCONTAINERS_RYUK_DISABLED:-}" ] &&
+		{ [ "$image" = memcacheddriver-test:local ] || ! sh "$scripts/have-image.sh" "$reaper"; }; then
 		export TESTCONTAINERS_RYUK_DISABLED=true
 	fi
 	# In a container, testcontainers expects its ports on the gateway. They are
@@ -28,7 +32,8 @@ if MEMCACHED_IMAGE=$(sh "$scripts/choose-image.sh"); then
 		export TESTCONTAINERS_HOST_OVERRIDE="${TESTCONTAINERS_HOST_OVERRIDE:-127.0.0.1}"
 	fi
 else
-	unset MEMCACHED_IMAGE
+	# testcontainers may find a Docker all the same, but nobody knows its images.
+	export TESTCONTAINERS_RYUK_DISABLED="${TESTCONTAINERS_RYUK_DISABLED:-true}"
 fi
 
 exec "$@"

@@ -43,6 +43,12 @@ func Say(text string) Handler { return func(c *FakeConn, _ Command) { c.Say(text
 func Hang(c *FakeConn, _ Command)   { c.Hang() }
 func HangUp(c *FakeConn, _ Command) { c.Close() }
 
+// AfterDial is the script of a server that answers what a new connection asks it
+// as usual, and every other command by h.
+func AfterDial(h Handler) Script {
+	return Script{"version": (*FakeConn).Default, "mn": (*FakeConn).Default, "*": h}
+}
+
 // Value returns what a get says of one key that it finds.
 func Value(key, value string) string {
 	return fmt.Sprintf("VALUE %s 0 %d\r\n%s\r\n", key, len(value), value)

@@ -21,7 +21,8 @@ func tcp(addrs ...string) (list []pool.Addr) {
 
 func unix(path string) pool.Addr { return pool.Addr{Net: "unix", Address: path} }
 
-func TestDSNServers(t *testing.T) {
+func TestDSNListsServers(t *testing.T) {
+	t.Parallel()
 	for dsn, want := range map[string][]pool.Addr{
 		"localhost:11211":                     tcp("localhost:11211"),
 		"localhost":                           tcp("localhost:11211"),
@@ -71,7 +72,8 @@ func TestDSNServers(t *testing.T) {
 	}
 }
 
-func TestDSNParameters(t *testing.T) {
+func TestDSNParametersSetTheConfig(t *testing.T) {
+	t.Parallel()
 	for query, want := range map[string]func(c *config){
 		"timeout=2s":                 func(c *config) { c.readTimeout, c.writeTimeout = 2*time.Second, 2*time.Second },
 		"timeout=1500ms":             func(c *config) { c.readTimeout, c.writeTimeout = 1500*time.Millisecond, 1500*time.Millisecond },
@@ -114,6 +116,7 @@ func TestDSNParameters(t *testing.T) {
 
 // Every parameter is one of the table above: whoever adds one adds its test.
 func TestDSNParametersAreAllTested(t *testing.T) {
+	t.Parallel()
 	var names []string
 	for name := range params {
 		names = append(names, name)
@@ -124,7 +127,8 @@ func TestDSNParametersAreAllTested(t *testing.T) {
 	}, names)
 }
 
-func TestDSNCredentials(t *testing.T) {
+func TestDSNHasCredentialsOfAllServers(t *testing.T) {
+	t.Parallel()
 	for dsn, want := range map[string][2]string{
 		"memcached://ann:pw@mc1":                   {"ann", "pw"},
 		"memcached://ann:pw@mc1:11212,mc2":         {"ann", "pw"},
@@ -151,8 +155,9 @@ func TestDSNCredentials(t *testing.T) {
 	}
 }
 
-// Each mistake is told by the part that it is in; none is passed over.
-func TestInvalidDSN(t *testing.T) {
+// No mistake is passed over.
+func TestInvalidDSNErrorsNameThePart(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ dsn, says string }{
 		{"", "no server"},
 		{"  ", "no server"},
@@ -261,7 +266,7 @@ func TestInvalidDSN(t *testing.T) {
 		if !assert.ErrorIs(t, err, ErrInvalidDSN, "%q is taken", c.dsn) {
 			continue
 		}
-		// What it says is about the DSN, not what stands in front of every error.
+		// Past what every such error begins with.
 		_, text, found := strings.Cut(err.Error(), ErrInvalidDSN.Error()+": ")
 		require.True(t, found, err.Error())
 		assert.Contains(t, text, c.says, "%q", c.dsn)
@@ -271,6 +276,7 @@ func TestInvalidDSN(t *testing.T) {
 
 // A password is quoted by no error, wherever the mistake is.
 func TestNoDSNErrorHasASecret(t *testing.T) {
+	t.Parallel()
 	const secret = "hunter2"
 	for _, dsn := range []string{
 		"ann:hunter2@mc1",

@@ -57,8 +57,7 @@ var blockImports = map[string]string{
 	"x509":            "crypto/x509",
 }
 
-// TestReadmeBlocks compiles every Go block of the documentation.
-func TestReadmeBlocks(t *testing.T) {
+func TestGoBlocksCompile(t *testing.T) {
 	t.Parallel()
 	module, err := os.Getwd()
 	require.NoError(t, err)
@@ -150,9 +149,8 @@ func (b *goBlock) files(t *testing.T) map[string]string {
 	return map[string]string{"block.go": source + body, "prelude.go": prelude}
 }
 
-// TestReadmeOptions holds the options table against the code: every option and
-// DSN parameter is in it, with its default.
-func TestReadmeOptions(t *testing.T) {
+// DSN parameters too, with their defaults.
+func TestReadmeHasEveryOption(t *testing.T) {
 	t.Parallel()
 	c := defaultConfig()
 	defaults := map[string]any{
@@ -190,8 +188,7 @@ func TestReadmeOptions(t *testing.T) {
 	}
 }
 
-// TestReadmeErrors holds the errors table against the code.
-func TestReadmeErrors(t *testing.T) {
+func TestReadmeHasEveryError(t *testing.T) {
 	t.Parallel()
 	rows := readmeTable(t, "## Errors")
 	errs := exported(t, nil)
@@ -205,7 +202,7 @@ func TestReadmeErrors(t *testing.T) {
 	}
 }
 
-// readmeTable returns the cells of the first table behind a heading.
+// readmeTable returns the cells of the first table after a heading.
 func readmeTable(t *testing.T, heading string) (rows [][]string) {
 	t.Helper()
 	text, err := os.ReadFile("README.md")
@@ -226,7 +223,7 @@ func readmeTable(t *testing.T, heading string) (rows [][]string) {
 		}
 		rows = append(rows, cells)
 	}
-	require.Greater(t, len(rows), 2, "the table behind %q", heading)
+	require.Greater(t, len(rows), 2, "the table after %q", heading)
 	return rows[2:]
 }
 
@@ -272,14 +269,14 @@ func parseDir(t *testing.T, dir string, mode parser.Mode) (files []*ast.File) {
 	return files
 }
 
-// TestImports holds the table of docs/architecture.md: what each package may know
-// of the others.
+// As docs/architecture.md says.
 func TestImports(t *testing.T) {
 	t.Parallel()
 	const module = "github.com/xraph/grove/kv/drivers/memcacheddriver/"
 	const gomemcache = "github.com/bradfitz/gomemcache/memcache"
 	allowed := map[string][]string{
 		"internal/pipeline":      {module + "internal/pool", module + "internal/protocol"},
+		"internal/remover":       {module + "internal/pipeline"},
 		"internal/pool":          {gomemcache, module + "internal/protocol"},
 		"internal/protocol":      nil,
 		"internal/memcachedtest": {"go.uber.org/goleak"},
@@ -319,9 +316,8 @@ var (
 	dropped = regexp.MustCompile(`[^a-z0-9 _-]`)
 )
 
-// TestDocumentLinks follows every link from one document to another file of the
-// repository, and to a heading in it.
-func TestDocumentLinks(t *testing.T) {
+// To other files of the repository, and to headings in them.
+func TestDocumentLinksLeadSomewhere(t *testing.T) {
 	t.Parallel()
 	found := 0
 	for _, doc := range documents(t) {
