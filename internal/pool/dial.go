@@ -59,10 +59,13 @@ func (s *Server) open(ctx context.Context) (*socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	wait := min(metaWait, s.cfg.ReadTimeout, s.cfg.DialTimeout/2)
-	answered := s.answersMeta.Load()
-	if answered {
+	before := s.question.Load()
+	wait := min(s.cfg.ReadTimeout, s.cfg.DialTimeout/2)
+	switch before {
+	case answered:
 		wait = s.cfg.ReadTimeout // it can: it is just slow, or frozen
+	case ignored:
+		wait = min(wait, metaWait)
 	}
 	limit, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
@@ -71,7 +74,7 @@ func (s *Server) open(ctx context.Context) (*socket, error) {
 		return err
 	})
 	if err == nil {
-		s.answersMeta.Store(true)
+		s.question.Store(answered)
 		sock.proven = true
 		return sock, nil
 	}
@@ -80,8 +83,8 @@ func (s *Server) open(ctx context.Context) (*socket, error) {
 	if ctx.Err() != nil || !silent && !isClosed(err) {
 		return nil, err
 	}
-	s.answersMeta.Store(false)
-	if silent && answered {
+	s.question.Store(ignored)
+	if silent && before == answered {
 		return nil, fmt.Errorf("no complete reply within the read timeout of %v, which WithTimeout sets: %w", wait, os.ErrDeadlineExceeded)
 	}
 	if sock, err = s.connect(ctx); err == nil {

@@ -16,12 +16,20 @@ import (
 const (
 	// metaWait is how long a new connection waits for an answer to the question
 	// for meta where the last one got none: behind a proxy that swallows it every
-	// dial takes that much longer.
+	// dial takes that much longer. The first one has a read timeout, as a busy
+	// machine may take its time to start.
 	metaWait = 500 * time.Millisecond
 
 	// metaAgain is how long a socket is used that was not asked, as the server had
 	// closed the one before or said nothing on it: it may just have been restarting.
 	metaAgain = time.Minute
+)
+
+// What became of a server's last question for meta.
+const (
+	_ int32 = iota // nothing yet
+	answered
+	ignored // the connection was closed, or nothing came
 )
 
 // askMeta asks the server for its version and for nothing ("mn"), and reports
@@ -51,6 +59,8 @@ func askMeta(nc net.Conn) (bool, error) {
 			return false, err
 		case reply.Unauthenticated():
 			return false, nil // the first command will say so
+		case reply.InStep():
+			err = nil // a proxy's, about the server behind it
 		}
 	}
 	old := !ok || beforeMeta(string(version))

@@ -20,8 +20,8 @@ type Server struct {
 
 	health health
 	counters
-	openAccess  atomic.Bool // it asks for no authentication; said once
-	answersMeta atomic.Bool // it answered when it was last asked for meta
+	openAccess atomic.Bool  // it asks for no authentication; said once
+	question   atomic.Int32 // what became of the last one for meta: see meta.go
 
 	mu     sync.Mutex
 	idle   []*socket // used last in first out: the oldest is idle[0]
