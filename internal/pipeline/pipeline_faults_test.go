@@ -6,12 +6,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/xraph/grove/kv/driver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
@@ -134,11 +132,7 @@ func TestAFaultyReplySpoilsNoOther(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			readTimeout := drivertest.Never
-			if f.hangs {
-				readTimeout = 2 * time.Second
-			}
-			var all sync.WaitGroup // those that hang wait for their timeout together
+			var all sync.WaitGroup // where it hangs, all wait for the timeout together
 			for _, call := range calls {
 				all.Go(func() {
 					t.Run(call.name, func(t *testing.T) {
@@ -147,7 +141,7 @@ func TestAFaultyReplySpoilsNoOther(t *testing.T) {
 							script = classic(script)
 						}
 						server := memcachedtest.StartFake(t, script)
-						db := drivertest.OpenAsked(t, server.Addr(), driver.WithReadTimeout(readTimeout))
+						db := drivertest.OpenAsked(t, server.Addr())
 						blamed := call.blamed(f)
 						unserved := 0
 						for _, keys := range blamed {
