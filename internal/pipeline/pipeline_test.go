@@ -86,7 +86,7 @@ func TestBatchesOf100000Keys(t *testing.T) {
 
 // More than all socket buffers hold, each way. Not parallel: it measures what is
 // allocated.
-func TestBatchesOfLargeValuesCopyNothing(t *testing.T) {
+func TestBatchesOfLargeValuesAllocateOnlyTheirResults(t *testing.T) {
 	const n, size = 300, 700 << 10
 	const constant = 2 << 20
 	db := drivertest.OpenAsked(t, memcachedtest.Start(t, "-m", "512").Addr())
