@@ -2,8 +2,8 @@ package memcacheddriver_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -13,17 +13,45 @@ import (
 
 	"github.com/xraph/grove/kv"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
-func TestMGetAnswersInTheOrderOfItsKeys(t *testing.T) {
+// oneAndThreeServers runs a test of a batch that is all one server's, and of one
+// that is split.
+func oneAndThreeServers(t *testing.T, test func(t *testing.T, db *memcacheddriver.MemcachedDB)) {
+	t.Run("one server", func(t *testing.T) {
+		t.Parallel()
+		test(t, drivertest.OpenShared(t))
+	})
+	t.Run("three servers", func(t *testing.T) {
+		t.Parallel()
+		_, addrs := drivertest.StartServers(t, 3)
+		test(t, drivertest.Open(t, strings.Join(addrs, ",")))
+	})
+}
+
+// overwrite changes each value, and checks that the others stay as they are.
+func overwrite(t *testing.T, values [][]byte) {
+	t.Helper()
+	for i := range values {
+		others := fmt.Sprintf("%s", values[i+1:])
+		for j := range values[i] {
+			values[i][j] = '!'
+		}
+		assert.Equal(t, others, fmt.Sprintf("%s", values[i+1:]), "two results share their memory")
+	}
+}
+
+func TestBatchesAnswerInTheOrderOfTheirKeys(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
-	_, three := startServers(t, 3)
-	for name, dsn := range map[string]string{"one server": sharedAddr(t), "three servers": strings.Join(three, ",")} {
-		db := openDB(t, dsn)
-		a, b, c, empty, absent := newKey(), newKey(), newKey(), newKey(), newKey()
-		require.NoError(t, db.MSet(ctx, map[string][]byte{a: []byte("a"), b: []byte("b"), c: []byte("c"), empty: {}}, 0))
-		value := map[string][]byte{a: []byte("a"), b: []byte("b"), c: []byte("c"), empty: {}, absent: nil}
+	oneAndThreeServers(t, func(t *testing.T, db *memcacheddriver.MemcachedDB) {
+		ctx := t.Context()
+		k := drivertest.Keys(5)
+		a, b, c, empty, absent := k[0], k[1], k[2], k[3], k[4]
+		pairs := map[string][]byte{a: []byte("a"), b: []byte("b"), c: []byte("c"), empty: nil}
+		require.NoError(t, db.MSet(ctx, pairs, 0))
+		pairs[empty] = []byte{}
 		for _, keys := range [][]string{
 			{a, b, c}, {c, b, a}, {b}, {absent}, {empty},
 			{absent, a}, {a, absent}, {absent, absent}, {a, a}, {empty, empty},
@@ -34,89 +62,97 @@ func TestMGetAnswersInTheOrderOfItsKeys(t *testing.T) {
 			got, err := db.MGet(ctx, keys)
 			require.NoError(t, err)
 			want := make([][]byte, len(keys))
+			there := 0
 			for i, key := range keys {
-				want[i] = value[key]
+				if want[i] = pairs[key]; want[i] != nil {
+					there++
+				}
 			}
-			assert.Equal(t, want, got, "%s: %v", name, keys) // tells nil from empty
+			assert.Equal(t, want, got, "%v", keys) // tells nil from empty
+			overwrite(t, got)
+			count, err := db.Exists(ctx, keys...)
+			require.NoError(t, err)
+			assert.EqualValues(t, there, count, "a key counts as often as it is named: %v", keys)
 		}
-	}
+		deleted, err := db.Delete(ctx, a, a, absent, empty, a)
+		require.NoError(t, err)
+		assert.EqualValues(t, 2, deleted, "a key is deleted once")
+	})
 }
 
 // A proxy may answer in any order, and once for a key that is named twice.
-func TestMGetThroughAProxy(t *testing.T) {
+func TestMGetFillsInTheKeysThatAProxyAnswersOnce(t *testing.T) {
 	t.Parallel()
-	addr := startScripted(t, func(c net.Conn) {
-		answer(c, func(line string) string {
-			keys := strings.Fields(line)[1:]
-			slices.Sort(keys)
-			keys = slices.Compact(keys)
-			slices.Reverse(keys)
-			var reply strings.Builder
-			for _, key := range keys {
-				if key != "absent" {
-					fmt.Fprintf(&reply, "VALUE %s 0 %d\r\n%s\r\n", key, len(key), key)
-				}
+	get := func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+		slices.Sort(cmd.Args)
+		keys := slices.Compact(cmd.Args)
+		slices.Reverse(keys)
+		for _, key := range keys {
+			if key != "absent" {
+				c.Say(memcachedtest.Value(key, string(drivertest.Value(key))))
 			}
-			return reply.String() + "END\r\n"
-		})
-	})
-	db := openDB(t, addr)
-	keys := []string{"a", "absent", "c", "a", "b", "c", "absent", "a"}
-	got, err := db.MGet(t.Context(), keys)
-	require.NoError(t, err)
-	for i, key := range keys {
-		if key == "absent" {
-			assert.Nil(t, got[i])
-		} else {
-			assert.Equal(t, key, string(got[i]))
 		}
+		c.Say("END\r\n")
 	}
-	copy(got[0], "x")
-	assert.Equal(t, "a", string(got[3]), "two results share their bytes")
+	db := drivertest.Open(t, memcachedtest.StartFake(t, memcachedtest.Script{
+		"get": get, "mn": memcachedtest.Say("ERROR\r\n"),
+	}).Addr())
+	for _, asked := range []string{"a a", "a b a", "b a b a", "c a b c b a", "a b c", "a absent c a b c absent a"} {
+		keys := strings.Fields(asked)
+		values, err := db.MGet(t.Context(), keys)
+		require.NoError(t, err)
+		drivertest.AssertValues(t, keys, values)
+		there := 0
+		for i, key := range keys {
+			assert.Equal(t, key == "absent", values[i] == nil, "%s: %s", asked, key)
+			if key != "absent" {
+				there++
+			}
+		}
+		overwrite(t, values)
+		count, err := db.Exists(t.Context(), keys...)
+		require.NoError(t, err)
+		assert.EqualValues(t, there, count, asked)
+	}
 }
 
-func TestBatchesOfNothing(t *testing.T) {
+func TestBatchesOfNothingAskNobody(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	db := openShared(t)
+	db := drivertest.Open(t, "127.0.0.1:1")
 	for _, keys := range [][]string{nil, {}} {
-		got, err := db.MGet(ctx, keys)
-		require.NoError(t, err)
-		assert.Empty(t, got)
+		values, err := db.MGet(ctx, keys)
+		assert.NoError(t, err)
+		assert.Empty(t, values)
 		n, err := db.Delete(ctx, keys...)
-		require.NoError(t, err)
+		assert.NoError(t, err)
 		assert.Zero(t, n)
 		n, err = db.Exists(ctx, keys...)
-		require.NoError(t, err)
+		assert.NoError(t, err)
 		assert.Zero(t, n)
 	}
-	require.NoError(t, db.MSet(ctx, nil, 0))
-	require.NoError(t, db.MSet(ctx, map[string][]byte{}, 0))
-	assert.Zero(t, db.Stats()[0].Dials, "nothing to ask for")
+	assert.NoError(t, db.MSet(ctx, nil, 0))
+	assert.NoError(t, db.MSet(ctx, map[string][]byte{}, 0))
+	assert.Zero(t, drivertest.Dials(db))
 }
 
-// Batches of every size up to some that take several commands, over one server
-// and over three.
-func TestBatchSizes(t *testing.T) {
+// Up to some sizes that take several commands to each server.
+func TestBatchesOfEverySize(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
-	_, three := startServers(t, 3)
-	for _, dsn := range []string{sharedAddr(t), strings.Join(three, ",")} {
-		db := openDB(t, dsn)
+	oneAndThreeServers(t, func(t *testing.T, db *memcacheddriver.MemcachedDB) {
+		ctx := t.Context()
 		for _, n := range []int{1, 2, 3, 10, 100, 1023, 1024, 1025, 3000} {
-			keys := newKeys(n)
-			pairs := make(map[string][]byte)
-			for i, key := range keys {
-				if i%7 != 6 {
-					pairs[key] = []byte(key)
-				}
+			keys := drivertest.Keys(n)
+			pairs := drivertest.Pairs(keys)
+			for i := 6; i < n; i += 7 {
+				delete(pairs, keys[i])
 			}
 			require.NoError(t, db.MSet(ctx, pairs, 0))
-			got, err := db.MGet(ctx, keys)
+			values, err := db.MGet(ctx, keys)
 			require.NoError(t, err)
 			for i, key := range keys {
-				if !bytes.Equal(pairs[key], got[i]) || (got[i] == nil) != (i%7 == 6) {
-					t.Fatalf("of %d keys, number %d is %q", n, i, got[i])
+				if !bytes.Equal(pairs[key], values[i]) || (values[i] == nil) != (i%7 == 6) {
+					t.Fatalf("of %d keys, number %d is %q", n, i, values[i])
 				}
 			}
 			count, err := db.Exists(ctx, keys...)
@@ -129,71 +165,53 @@ func TestBatchSizes(t *testing.T) {
 			require.NoError(t, err)
 			assert.Zero(t, count)
 		}
-	}
+	})
 }
 
-// One refused value of a batch is told by name, and the others are stored.
-func TestMSetWithRefusedValues(t *testing.T) {
+// A refused value spoils its own key, not the batch and not the connection.
+func TestMSetNamesTheKeysOfRefusedValues(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	_, addrs := startServers(t, 3)
-	db := openDB(t, strings.Join(addrs, ","))
-	keys := keysOf(t, addrs, 20)
-	large := bytes.Repeat([]byte("secret-value-"), 100_000)
-	pairs := make(map[string][]byte)
-	for _, key := range concat(keys) {
-		pairs[key] = []byte(key)
+	_, addrs := drivertest.StartServers(t, 3)
+	db := drivertest.OpenAsked(t, strings.Join(addrs, ","))
+	keys := drivertest.KeysOf(t, addrs, 20)
+	all := slices.Concat(keys...)
+	old := make(map[string][]byte)
+	for _, key := range all {
+		old[key] = []byte("old")
 	}
-	pairs[keys[0][3]] = large
-	pairs[keys[0][17]] = large
-	pairs[keys[2][0]] = large
-	err := db.MSet(ctx, pairs, 0)
-	require.ErrorIs(t, err, memcacheddriver.ErrValueTooLarge)
-	assert.NotContains(t, err.Error(), "secret-value")
-	refused := make(map[string][]string)
-	for _, e := range opErrors(err) {
-		assert.Equal(t, "mset", e.Op)
-		refused[e.Server] = append(refused[e.Server], e.Keys...)
+	require.NoError(t, db.MSet(ctx, old, 0))
+	pairs := drivertest.Pairs(all)
+	refused := map[string][]string{addrs[0]: {keys[0][3], keys[0][17]}, addrs[2]: {keys[2][0]}}
+	tooLarge := slices.Concat(refused[addrs[0]], refused[addrs[2]])
+	for _, key := range tooLarge {
+		pairs[key] = bytes.Repeat([]byte("secret-value-"), 100_000)
 	}
-	slices.Sort(refused[addrs[0]])
-	want := []string{keys[0][3], keys[0][17]}
-	slices.Sort(want)
-	assert.Equal(t, map[string][]string{addrs[0]: want, addrs[2]: {keys[2][0]}}, refused)
-	assert.Len(t, opErrors(err), 2, "one error for each kind of refusal at a server: %v", err)
-
-	got, err := db.MGet(ctx, concat(keys))
-	require.NoError(t, err)
-	for i, key := range concat(keys) {
-		if len(pairs[key]) == len(large) {
-			assert.Nil(t, got[i])
-		} else {
-			assert.Equal(t, key, string(got[i]), "a value behind a refused one")
+	for range 3 {
+		err := db.MSet(ctx, pairs, 0)
+		require.ErrorIs(t, err, memcacheddriver.ErrValueTooLarge)
+		assert.NotContains(t, err.Error(), "secret-value")
+		ops := drivertest.OpErrors(err)
+		assert.Len(t, ops, len(refused), "one error for each kind of refusal at a server: %v", err)
+		for _, e := range ops {
+			assert.Equal(t, "mset", e.Op)
+			assert.ElementsMatch(t, refused[e.Server], e.Keys, e.Server)
+		}
+		values, err := db.MGet(ctx, all)
+		require.NoError(t, err)
+		drivertest.AssertValues(t, all, values)
+		for i, key := range all {
+			assert.Equal(t, slices.Contains(tooLarge, key), values[i] == nil, key)
 		}
 	}
-	for i := range addrs {
-		assert.EqualValues(t, 1, db.Stats()[i].Dials, "a refusal leaves the connection in step")
-	}
+	assert.EqualValues(t, len(addrs), drivertest.Dials(db), "a refusal cost a connection")
 }
 
-// threeWithOneDead opens a driver on three servers, kills the one in the
-// middle, and returns n keys of each.
-func threeWithOneDead(t *testing.T, n int) (db *memcacheddriver.MemcachedDB, keys [][]string, dead string) {
-	servers, addrs := startServers(t, 3)
-	db = openDB(t, strings.Join(addrs, ","))
-	keys = keysOf(t, addrs, n)
-	pairs := make(map[string][]byte)
-	for _, key := range concat(keys) {
-		pairs[key] = []byte(key)
-	}
-	require.NoError(t, db.MSet(t.Context(), pairs, 0))
-	servers[1].Kill()
-	return db, keys, addrs[1]
-}
-
+// requireDead requires an error that blames one server, for those keys.
 func requireDead(t *testing.T, err error, op, server string, keys []string) {
 	t.Helper()
 	require.Error(t, err)
-	e := requireOpError(t, err)
+	e := drivertest.RequireOpError(t, err)
 	assert.Equal(t, op, e.Op)
 	assert.Equal(t, server, e.Server)
 	assert.ElementsMatch(t, keys, e.Keys)
@@ -201,84 +219,89 @@ func requireDead(t *testing.T, err error, op, server string, keys []string) {
 	assert.NotErrorIs(t, err, kv.ErrNotFound, "a server that is down is no miss")
 }
 
-func TestBatchesWithOneServerDown(t *testing.T) {
+func TestBatchesWithOneServerDownServeTheOthers(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
-	for _, n := range []int{1, 5} {
-		t.Run(fmt.Sprint(n), func(t *testing.T) {
+	for _, c := range []struct{ keys, failureLimit int }{{1, 3}, {5, 3}, {20, 0}} {
+		t.Run(fmt.Sprintf("%d keys each, failure limit %d", c.keys, c.failureLimit), func(t *testing.T) {
 			t.Parallel()
-			db, keys, dead := threeWithOneDead(t, n)
-			all := concat(keys)
-
-			got, err := db.MGet(ctx, all)
-			requireDead(t, err, "mget", dead, keys[1])
-			require.Len(t, got, len(all))
-			for i, key := range all {
-				if slices.Contains(keys[1], key) {
-					assert.Nil(t, got[i])
-				} else {
-					assert.Equal(t, key, string(got[i]), "what the other servers hold")
-				}
+			ctx := t.Context()
+			servers, addrs := drivertest.StartServers(t, 3)
+			db := drivertest.Open(t, strings.Join(addrs, ","), memcacheddriver.WithServerFailureLimit(c.failureLimit, drivertest.Never))
+			keys := drivertest.KeysOf(t, addrs, c.keys)
+			all, alive := slices.Concat(keys...), slices.Concat(keys[0], keys[2])
+			require.NoError(t, db.MSet(ctx, drivertest.Pairs(all), 0))
+			servers[1].Kill()
+			requireDead := func(err error, op string) {
+				t.Helper()
+				requireDead(t, err, op, addrs[1], keys[1])
+				assert.NotContains(t, err.Error(), addrs[0])
+				assert.NotContains(t, err.Error(), addrs[2])
 			}
 
+			values, err := db.MGet(ctx, all)
+			requireDead(err, "mget")
+			assert.Equal(t, len(alive), drivertest.AssertValues(t, all, values), "what the other servers hold")
 			count, err := db.Exists(ctx, all...)
-			requireDead(t, err, "exists", dead, keys[1])
-			assert.EqualValues(t, 2*n, count)
+			requireDead(err, "exists")
+			assert.EqualValues(t, len(alive), count)
 
 			pairs := make(map[string][]byte)
 			for _, key := range all {
 				pairs[key] = []byte("new")
 			}
-			requireDead(t, db.MSet(ctx, pairs, 0), "mset", dead, keys[1])
-			alive := append(slices.Clone(keys[0]), keys[2]...)
-			got, err = db.MGet(ctx, alive)
+			requireDead(db.MSet(ctx, pairs, 0), "mset")
+			values, err = db.MGet(ctx, alive)
 			require.NoError(t, err)
-			for i := range got {
-				assert.Equal(t, "new", string(got[i]), "MSet did not try every server")
+			for i := range values {
+				assert.Equal(t, "new", string(values[i]), "MSet did not try every server")
 			}
 
-			count, err = db.Delete(ctx, all...)
-			requireDead(t, err, "delete", dead, keys[1])
-			assert.EqualValues(t, 2*n, count, "Delete did not try every server")
+			deleted, err := db.Delete(ctx, all...)
+			requireDead(err, "delete")
+			assert.EqualValues(t, len(alive), deleted, "Delete did not try every server")
 			count, err = db.Exists(ctx, alive...)
 			require.NoError(t, err)
 			assert.Zero(t, count)
 
-			// By now it is known to be down, and says so.
 			_, err = db.MGet(ctx, all)
-			requireDead(t, err, "mget", dead, keys[1])
-			assert.ErrorIs(t, err, memcacheddriver.ErrServerDown)
+			requireDead(err, "mget")
+			assert.Equal(t, c.failureLimit > 0, errors.Is(err, memcacheddriver.ErrServerDown), "%v", err)
+
+			if c.failureLimit == 0 {
+				servers[1].Restart()
+				require.NoError(t, db.MSet(ctx, pairs, 0), "after the restart")
+				count, err = db.Exists(ctx, all...)
+				require.NoError(t, err)
+				assert.EqualValues(t, len(all), count)
+			}
 		})
 	}
 }
 
-func TestBatchesWithAllServersDown(t *testing.T) {
+func TestBatchesWithAllServersDownNameEach(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	servers, addrs := startServers(t, 3)
-	db := openDB(t, strings.Join(addrs, ","))
-	keys := keysOf(t, addrs, 2)
-	pairs := make(map[string][]byte)
-	for _, key := range concat(keys) {
-		pairs[key] = nil
-	}
+	servers, addrs := drivertest.StartServers(t, 3)
+	db := drivertest.Open(t, strings.Join(addrs, ","))
+	keys := drivertest.KeysOf(t, addrs, 2)
+	all := slices.Concat(keys...)
 	for _, s := range servers {
 		s.Kill()
 	}
 	for name, call := range map[string]func() error{
-		"mget":   func() error { _, err := db.MGet(ctx, concat(keys)); return err },
-		"mset":   func() error { return db.MSet(ctx, pairs, 0) },
-		"delete": func() error { _, err := db.Delete(ctx, concat(keys)...); return err },
-		"exists": func() error { _, err := db.Exists(ctx, concat(keys)...); return err },
+		"mget":   func() error { _, err := db.MGet(ctx, all); return err },
+		"mset":   func() error { return db.MSet(ctx, drivertest.Pairs(all), 0) },
+		"delete": func() error { _, err := db.Delete(ctx, all...); return err },
+		"exists": func() error { _, err := db.Exists(ctx, all...); return err },
 	} {
 		err := call()
-		all := opErrors(err)
-		require.Len(t, all, 3, "%s: %v", name, err)
+		ops := drivertest.OpErrors(err)
+		require.Len(t, ops, 3, "%s: %v", name, err)
 		for i, addr := range addrs {
-			at := slices.IndexFunc(all, func(e *memcacheddriver.OpError) bool { return e.Server == addr })
+			at := slices.IndexFunc(ops, func(e *memcacheddriver.OpError) bool { return e.Server == addr })
 			require.GreaterOrEqual(t, at, 0, "%s: nothing is said of %s: %v", name, addr, err)
-			assert.Equal(t, name, all[at].Op)
-			assert.ElementsMatch(t, keys[i], all[at].Keys)
+			assert.Equal(t, name, ops[at].Op)
+			assert.ElementsMatch(t, keys[i], ops[at].Keys)
 		}
 		var op *memcacheddriver.OpError
 		assert.ErrorAs(t, err, &op)
@@ -286,13 +309,13 @@ func TestBatchesWithAllServersDown(t *testing.T) {
 	}
 }
 
-// kv.Batch, which stands on the driver's batches.
+// A batch of Grove's stands on the driver's.
 func TestGroveBatch(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	_, addrs := startServers(t, 3)
-	store := openStore(t, strings.Join(addrs, ","))
-	k := newKeys(4)
+	_, addrs := drivertest.StartServers(t, 3)
+	store := drivertest.OpenStore(t, strings.Join(addrs, ","))
+	k := drivertest.Keys(4)
 	result, err := kv.NewBatch(store).Set(k[0], "zero").Set(k[1], 1).Exec(ctx)
 	require.NoError(t, err)
 	assert.EqualValues(t, 2, result.Written)

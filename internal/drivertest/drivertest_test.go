@@ -22,6 +22,16 @@ func TestFillLeavesIdleConnections(t *testing.T) {
 	assert.EqualValues(t, 5, drivertest.Dials(db))
 }
 
+func TestOpenAskedLeavesAConnectionToEachServer(t *testing.T) {
+	t.Parallel()
+	a, b := memcachedtest.StartFake(t, nil), memcachedtest.StartFake(t, nil)
+	db := drivertest.OpenAsked(t, a.Addr()+","+b.Addr())
+	for _, s := range db.Stats() {
+		assert.Equal(t, 1, s.Idle)
+		assert.EqualValues(t, 1, s.Dials)
+	}
+}
+
 func TestKeysOfGoWhereTheDriverSendsThem(t *testing.T) {
 	t.Parallel()
 	a, b := memcachedtest.StartFake(t, nil), memcachedtest.StartFake(t, nil)

@@ -30,6 +30,22 @@ func Open(t testing.TB, dsn string, opts ...driver.Option) *memcacheddriver.Memc
 	return db
 }
 
+// OpenAsked is [Open] with a connection to each server that has answered on it
+// whether it speaks meta. Without, a busy machine may take too long for the
+// answer, and the driver connects once more and does without meta.
+func OpenAsked(t testing.TB, dsn string, opts ...driver.Option) *memcacheddriver.MemcachedDB {
+	t.Helper()
+	for range 20 {
+		db := Open(t, dsn, opts...)
+		require.NoError(t, db.Ping(t.Context()))
+		if Dials(db) == uint64(len(db.Stats())) {
+			return db
+		}
+	}
+	t.Fatalf("drivertest: a server of %s does not say whether it speaks meta", dsn)
+	return nil
+}
+
 // OpenShared is [Open] on the server that the tests of the package share.
 func OpenShared(t testing.TB, opts ...driver.Option) *memcacheddriver.MemcachedDB {
 	t.Helper()

@@ -1,10 +1,9 @@
-package memcacheddriver_test
+package pipeline_test
 
 import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -14,33 +13,33 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/xraph/grove/kv/driver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
-// TestBatchCancelled stops promptly, in whatever it waits for, and nothing of it
-// reaches a later call.
-func TestBatchCancelled(t *testing.T) {
+// In whatever it waits for, and nothing of it reaches a later call.
+func TestACancelledBatchEndsAtOnce(t *testing.T) {
 	t.Parallel()
 	const n = 1000
 	server := memcachedtest.Start(t, "-m", "128")
-	// Only the context can end these calls soon.
-	db := batchDB(t, server.Addr(), memcacheddriver.WithTimeout(5*time.Minute))
-	keys := batchKeys("k", n)
+	db := drivertest.Open(t, server.Addr(), memcacheddriver.WithTimeout(drivertest.Never))
+	keys := drivertest.Keys(n)
 	pairs := make(map[string][]byte, n)
 	for _, key := range keys {
-		pairs[key] = bytes.Repeat([]byte(key), 2000) // more in all than the socket buffers take
+		pairs[key] = bytes.Repeat(drivertest.Value(key), 500) // more in all than socket buffers hold
 	}
 	require.NoError(t, db.MSet(t.Context(), pairs, 0))
-	_, err := db.Exists(t.Context(), keys[0]) // the server is asked once for its protocol
-	require.NoError(t, err)
 
 	for name, call := range map[string]func(context.Context) error{
 		"MGet":   func(ctx context.Context) error { _, err := db.MGet(ctx, keys); return err },
 		"MSet":   func(ctx context.Context) error { return db.MSet(ctx, pairs, 0) },
 		"Exists": func(ctx context.Context) error { _, err := db.Exists(ctx, keys...); return err },
-		"Delete": func(ctx context.Context) error { _, err := db.Delete(ctx, batchKeys("absent", n)...); return err },
+		"Delete": func(ctx context.Context) error { _, err := db.Delete(ctx, drivertest.Keys(n)...); return err },
 	} {
+		drivertest.Fill(t, db, 1) // else it would wait in the dial
+		before := drivertest.Stat(t, db)
 		server.Stop()
 		ctx, cancel := context.WithCancel(t.Context())
 		cancelled := make(chan time.Time, 1)
@@ -50,10 +49,11 @@ func TestBatchCancelled(t *testing.T) {
 		})
 		err := call(ctx)
 		require.ErrorIs(t, err, context.Canceled, name)
-		assert.Less(t, time.Since(<-cancelled), 10*time.Second, "%s: not promptly", name)
-		for _, s := range db.Stats() {
-			assert.Zero(t, s.Idle+s.InUse, "%s: the connection was kept", name)
-		}
+		assert.Less(t, time.Since(<-cancelled), drivertest.Never/2, "%s: not at once", name)
+		after := drivertest.Stat(t, db)
+		assert.Zero(t, after.Idle+after.InUse, "%s: the connection was kept", name)
+		assert.Equal(t, before.Dials, after.Dials, name)
+		assert.Equal(t, before.Cancelled+1, after.Cancelled, name)
 		server.Cont()
 	}
 
@@ -67,21 +67,20 @@ func TestBatchCancelled(t *testing.T) {
 	}
 }
 
-// TestBatchesCutAnywhere: batches whose contexts end at any moment, beside others
-// on the same driver. A value is its own key's or none.
-func TestBatchesCutAnywhere(t *testing.T) {
+// Contexts end at any moment, while other batches run on the same driver. A value
+// is its own key's or none.
+func TestBatchesCutAnywhereStayInStep(t *testing.T) {
 	t.Parallel()
 	const workers, rounds, n = 4, 50, 200
-	server := memcachedtest.Start(t)
-	db := batchDB(t, server.Addr())
+	db := drivertest.OpenShared(t)
 	var cut, whole atomic.Int32
 	var all sync.WaitGroup
-	for w := range workers {
+	for range workers {
 		all.Go(func() {
-			keys := batchKeys(fmt.Sprint("worker", w), n)
+			keys := drivertest.Keys(n)
 			pairs := make(map[string][]byte, n)
 			for _, key := range keys {
-				pairs[key] = bytes.Repeat([]byte(key), 1+rand.IntN(100))
+				pairs[key] = bytes.Repeat(drivertest.Value(key), 1+rand.IntN(30))
 			}
 			start := time.Now()
 			if err := db.MSet(t.Context(), pairs, 0); err != nil {
@@ -100,7 +99,7 @@ func TestBatchesCutAnywhere(t *testing.T) {
 			}
 			for range rounds {
 				start = time.Now()
-				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.Int64N(int64(4*took))))
+				ctx, cancel := context.WithTimeout(t.Context(), rand.N(4*took))
 				values, err := db.MGet(ctx, keys)
 				setErr := db.MSet(ctx, pairs, 0)
 				cancel()
@@ -134,28 +133,26 @@ func TestBatchesCutAnywhere(t *testing.T) {
 	assert.NotZero(t, whole.Load())
 }
 
-// TestDeadlineWhileConnecting is the caller's, and no fault of the server's,
-// whichever clock sees it first: the socket's or the context's.
-func TestDeadlineWhileConnecting(t *testing.T) {
+// Whichever clock sees it first, the socket's or the context's.
+func TestABatchsDeadlineWhileConnectingIsNoFaultOfTheServer(t *testing.T) {
 	t.Parallel()
-	addr := memcachedtest.Start(t).Addr()
-	cut := 0
+	db := drivertest.OpenShared(t, driver.WithReadTimeout(drivertest.Never),
+		memcacheddriver.WithConnMaxIdleTime(time.Nanosecond)) // each call connects
+	var cut int
 	for i := range 1500 {
-		db := memcacheddriver.New()
-		require.NoError(t, db.Open(t.Context(), addr))
-		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(20+i%200)*time.Microsecond)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(20+i%300)*time.Microsecond)
 		_, err := db.MGet(ctx, []string{"a", "b"})
-		stats := db.Stats()[0]
 		cancel()
-		require.NoError(t, db.Close())
-		if err == nil {
-			continue
+		if err != nil {
+			cut++
+			require.ErrorIs(t, err, context.DeadlineExceeded, "call %d", i)
 		}
-		cut++
-		require.ErrorIs(t, err, context.DeadlineExceeded, "call %d", i)
-		require.Zero(t, stats.DialErrors, "call %d: the server was blamed", i)
-		require.Zero(t, stats.Timeouts, "call %d: the server was blamed", i)
 	}
 	t.Logf("%d calls were cut", cut)
 	assert.NotZero(t, cut)
+	stats := drivertest.Stat(t, db)
+	assert.GreaterOrEqual(t, int(stats.Dials), 1000)
+	assert.Zero(t, stats.DialErrors, "the server was blamed")
+	assert.Zero(t, stats.Timeouts, "the server was blamed")
+	assert.Equal(t, memcacheddriver.ServerUp, stats.State)
 }

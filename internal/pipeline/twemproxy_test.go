@@ -1,4 +1,4 @@
-package memcacheddriver_test
+package pipeline_test
 
 import (
 	"context"
@@ -20,12 +20,13 @@ import (
 
 	"github.com/xraph/grove/kv"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
 // startTwemproxy starts a twemproxy in front of servers and returns its address.
 // Without the binary the test fails.
-func startTwemproxy(t *testing.T, servers ...*memcachedtest.Server) string {
+func startTwemproxy(t *testing.T, servers []*memcachedtest.Server) string {
 	t.Helper()
 	bin, err := exec.LookPath("nutcracker")
 	if err != nil {
@@ -58,7 +59,7 @@ func startTwemproxy(t *testing.T, servers ...*memcachedtest.Server) string {
 			stdin.Close()
 			_ = cmd.Wait()
 		}
-		if reaches(t, addr, servers[0]) {
+		if reaches(addr, servers[0]) {
 			t.Cleanup(stop)
 			return addr
 		}
@@ -72,8 +73,7 @@ func startTwemproxy(t *testing.T, servers ...*memcachedtest.Server) string {
 
 // reaches reports whether what listens at addr passes on to server, and is not
 // somebody else's.
-func reaches(t *testing.T, addr string, server *memcachedtest.Server) bool {
-	t.Helper()
+func reaches(addr string, server *memcachedtest.Server) bool {
 	proxied, direct := memcache.New(addr), memcache.New(server.Addr())
 	defer proxied.Close()
 	defer direct.Close()
@@ -96,28 +96,27 @@ func reaches(t *testing.T, addr string, server *memcachedtest.Server) bool {
 	return false
 }
 
-// TestTwemproxy in front of two servers: every call works, what needs the meta
-// protocol apart.
-func TestTwemproxy(t *testing.T) {
-	t.Parallel()
-	servers := []*memcachedtest.Server{memcachedtest.Start(t), memcachedtest.Start(t)}
-	addr := startTwemproxy(t, servers...)
-	db := batchDB(t, addr, memcacheddriver.WithTTLQuery())
-	ctx := t.Context()
-
-	// direct finds a key on the server that the proxy put it on.
-	direct := func(key string) (item *memcache.Item, ttl string) {
-		t.Helper()
-		for _, s := range servers {
-			c := memcache.New(s.Addr())
-			it, err := c.Get(key)
-			c.Close()
-			if err == nil {
-				return it, metaTTL(t, s.Addr(), key)
-			}
+// found is an item on one of servers, with its TTL in seconds; nil if it is on
+// none.
+func found(t *testing.T, servers []*memcachedtest.Server, key string) (item *memcache.Item, ttl int64) {
+	t.Helper()
+	for _, s := range servers {
+		c := memcache.New(s.Addr())
+		item, err := c.Get(key)
+		c.Close()
+		if err == nil {
+			ttl, _ = drivertest.ServerTTL(t, s.Addr(), key)
+			return item, ttl
 		}
-		return nil, ""
 	}
+	return nil, 0
+}
+
+func TestTwemproxyTakesWhatNeedsNoMeta(t *testing.T) {
+	t.Parallel()
+	servers, _ := drivertest.StartServers(t, 2)
+	db := drivertest.Open(t, startTwemproxy(t, servers), memcacheddriver.WithTTLQuery())
+	ctx := t.Context()
 
 	t.Run("Ping", func(t *testing.T) { require.NoError(t, db.Ping(ctx)) })
 
@@ -147,8 +146,8 @@ func TestTwemproxy(t *testing.T) {
 		assert.True(t, ok)
 
 		require.NoError(t, db.Expire(ctx, "k", time.Minute))
-		_, ttl := direct("k")
-		assert.Contains(t, []string{"60", "59", "58"}, ttl)
+		_, ttl := found(t, servers, "k")
+		assert.InDelta(t, 60, ttl, 30)
 		assert.True(t, db.Expire(ctx, "absent", time.Minute) == kv.ErrNotFound)
 
 		n, err := db.Delete(ctx, "k")
@@ -158,17 +157,16 @@ func TestTwemproxy(t *testing.T) {
 		require.NoError(t, err)
 		assert.Zero(t, n)
 
-		err = db.Set(ctx, "nx", make([]byte, 2<<20), 0)
-		assert.Error(t, err)
+		assert.Error(t, db.Set(ctx, "nx", make([]byte, 2<<20), 0))
 	})
 
 	t.Run("batches", func(t *testing.T) {
-		keys := batchKeys("batch", 1000)
-		require.NoError(t, db.MSet(ctx, batchPairs(keys), time.Hour))
+		keys := drivertest.Keys(1000)
+		require.NoError(t, db.MSet(ctx, drivertest.Pairs(keys), time.Hour))
 		asked := slices.Concat(keys, []string{"absent"}, keys[:10])
 		values, err := db.MGet(ctx, asked)
 		require.NoError(t, err)
-		assert.Equal(t, len(keys)+10, checkBatchValues(t, asked, values))
+		assert.Equal(t, len(keys)+10, drivertest.AssertValues(t, asked, values))
 		count, err := db.Exists(ctx, asked...)
 		require.NoError(t, err)
 		assert.EqualValues(t, len(keys)+10, count)
@@ -183,8 +181,8 @@ func TestTwemproxy(t *testing.T) {
 		assert.Zero(t, count)
 
 		large := make(map[string][]byte)
-		for i, key := range keys[:20] {
-			large[key] = []byte(strings.Repeat(string(rune('a'+i)), 500<<10))
+		for _, key := range keys[:20] {
+			large[key] = []byte(strings.Repeat(key, 20<<10))
 		}
 		require.NoError(t, db.MSet(ctx, large, 0))
 		values, err = db.MGet(ctx, keys[:20])
@@ -206,18 +204,19 @@ func TestTwemproxy(t *testing.T) {
 			return c.Set(&memcache.Item{Key: "swapped", Value: []byte("1"), Flags: 77})
 		}))
 		require.NoError(t, swap("swapped", "2"))
-		item, ttl := direct("swapped")
+		item, ttl := found(t, servers, "swapped")
 		require.NotNil(t, item)
 		assert.Equal(t, "12", string(item.Value))
 		assert.EqualValues(t, 77, item.Flags)
-		assert.Equal(t, "-1", ttl)
+		assert.EqualValues(t, -1, ttl)
 		require.NoError(t, swap("swapped", "3", memcacheddriver.CASTTL(time.Hour)))
-		item, ttl = direct("swapped")
+		item, ttl = found(t, servers, "swapped")
+		require.NotNil(t, item)
 		assert.Equal(t, "123", string(item.Value))
-		assert.Contains(t, []string{"3600", "3599", "3598"}, ttl)
+		assert.InDelta(t, 3600, ttl, 30)
 		require.NoError(t, swap("swapped", "4"))
-		_, ttl = direct("swapped")
-		assert.Equal(t, "-1", ttl, "without the meta protocol a swap makes a value immortal, as documented")
+		_, ttl = found(t, servers, "swapped")
+		assert.EqualValues(t, -1, ttl, "without the meta protocol a swap makes a value immortal, as documented")
 
 		err = db.CompareAndSwap(ctx, "swapped", func([]byte) ([]byte, error) {
 			return []byte("lost"), db.Set(ctx, "swapped", []byte("other"), 0)
@@ -243,101 +242,92 @@ func TestTwemproxy(t *testing.T) {
 		defer servers[0].Cont()
 		ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 		defer cancel()
-		_, err := db.MGet(ctx, batchKeys("batch", 50))
+		_, err := db.MGet(ctx, drivertest.Keys(50))
 		assert.ErrorIs(t, err, context.DeadlineExceeded)
 	})
 
-	assert.Equal(t, memcacheddriver.ServerUp, db.Stats()[0].State)
+	assert.Equal(t, memcacheddriver.ServerUp, drivertest.Stat(t, db).State)
 }
 
-// metaTTL asks a server for the seconds that a key has left.
-func metaTTL(t *testing.T, addr, key string) string {
-	t.Helper()
-	c, err := net.Dial("tcp", addr)
-	require.NoError(t, err)
-	defer c.Close()
-	_, err = fmt.Fprintf(c, "mg %s t\r\n", key)
-	require.NoError(t, err)
-	var ttl string
-	require.NoError(t, c.SetReadDeadline(time.Now().Add(10*time.Second)))
-	_, err = fmt.Fscanf(c, "HD t%s\r\n", &ttl)
-	require.NoError(t, err)
-	return ttl
-}
-
-// TestTwemproxyBackendDown: the keys of a dead server behind a proxy fail, the
-// others do not where the proxy answers key by key.
-func TestTwemproxyBackendDown(t *testing.T) {
+// The keys of a dead server behind a proxy fail, the others do not where the
+// proxy answers key by key.
+func TestTwemproxyWithAServerDownServesTheOthers(t *testing.T) {
 	t.Parallel()
-	servers := []*memcachedtest.Server{memcachedtest.Start(t), memcachedtest.Start(t)}
-	db := batchDB(t, startTwemproxy(t, servers...))
-	ctx := t.Context()
-	keys := batchKeys("k", 50)
-	require.NoError(t, db.MSet(ctx, batchPairs(keys), 0))
-	servers[1].Kill()
+	for dead := range 2 {
+		t.Run(fmt.Sprint("server ", dead), func(t *testing.T) {
+			t.Parallel()
+			servers, _ := drivertest.StartServers(t, 2)
+			addr := startTwemproxy(t, servers)
+			before := drivertest.Open(t, addr)
+			ctx := t.Context()
+			keys := drivertest.Keys(50)
+			require.NoError(t, before.MSet(ctx, drivertest.Pairs(keys), 0))
+			servers[dead].Kill()
 
-	err := db.MSet(ctx, batchPairs(keys), 0)
-	var op *memcacheddriver.OpError
-	require.ErrorAs(t, err, &op)
-	alive := slices.DeleteFunc(slices.Clone(keys), func(key string) bool { return slices.Contains(op.Keys, key) })
-	require.NotEmpty(t, alive)
-	values, err := db.MGet(ctx, alive)
-	require.NoError(t, err)
-	assert.Equal(t, len(alive), checkBatchValues(t, alive, values))
-	values, err = db.MGet(ctx, keys)
-	assert.Error(t, err, "misses instead of an error")
-	checkBatchValues(t, keys, values)
-	_, err = db.Exists(ctx, keys...)
-	assert.Error(t, err, "misses instead of an error")
+			for name, db := range map[string]*memcacheddriver.MemcachedDB{"before": before, "after": drivertest.Open(t, addr)} {
+				var failed []string
+				for _, op := range drivertest.OpErrors(db.MSet(ctx, drivertest.Pairs(keys), 0)) {
+					failed = append(failed, op.Keys...)
+				}
+				require.NotEmpty(t, failed, name)
+				alive := slices.DeleteFunc(slices.Clone(keys), func(key string) bool { return slices.Contains(failed, key) })
+				require.NotEmpty(t, alive, name)
+				values, err := db.MGet(ctx, alive)
+				require.NoError(t, err, name)
+				assert.Equal(t, len(alive), drivertest.AssertValues(t, alive, values), name)
+				values, err = db.MGet(ctx, keys)
+				assert.Error(t, err, "%s: misses instead of an error", name)
+				drivertest.AssertValues(t, keys, values)
+				_, err = db.Exists(ctx, keys...)
+				assert.Error(t, err, "%s: misses instead of an error", name)
+			}
 
-	servers[1].Restart()
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if err = db.MSet(ctx, batchPairs(keys), 0); err == nil || time.Now().After(deadline) {
-			break
-		}
+			servers[dead].Restart()
+			memcachedtest.Eventually(t, func() bool { return before.MSet(ctx, drivertest.Pairs(keys), 0) == nil }, "the server is back")
+			values, err := before.MGet(ctx, keys)
+			require.NoError(t, err)
+			assert.Equal(t, len(keys), drivertest.AssertValues(t, keys, values))
+		})
 	}
-	require.NoError(t, err, "after the restart")
-	values, err = db.MGet(ctx, keys)
-	require.NoError(t, err)
-	assert.Equal(t, len(keys), checkBatchValues(t, keys, values))
 }
 
-// TestTwemproxyMetBySurprise: the first calls of a driver, all at once and of
-// those that would like to speak meta. A proxy that closes their connections is
-// not down.
-func TestTwemproxyMetBySurprise(t *testing.T) {
+// It closes a connection on which it is asked for meta. The first calls of a
+// driver, all at once, must not take it for down, as each of them meets that.
+func TestTwemproxyClosingOnTheQuestionForMetaIsNoFailure(t *testing.T) {
 	t.Parallel()
-	addr := startTwemproxy(t, memcachedtest.Start(t))
+	servers, _ := drivertest.StartServers(t, 1)
+	addr := startTwemproxy(t, servers)
 	for _, limit := range []int{1, 3} {
 		t.Run(fmt.Sprint("failure limit ", limit), func(t *testing.T) {
-			db := batchDB(t, addr, memcacheddriver.WithServerFailureLimit(limit, time.Minute))
+			t.Parallel()
+			const calls = 32
+			db := drivertest.Open(t, addr, memcacheddriver.WithServerFailureLimit(limit, drivertest.Never),
+				memcacheddriver.WithMaxIdleConns(calls))
 			var all sync.WaitGroup
 			start := make(chan struct{})
-			errs := make(chan error, 32)
-			for i := range cap(errs) {
+			for i := range calls {
 				all.Go(func() {
 					<-start
 					if i%2 == 0 {
 						_, err := db.Exists(t.Context(), "a", "b")
-						errs <- err
+						assert.NoError(t, err)
 						return
 					}
 					err := db.CompareAndSwap(t.Context(), "absent", func([]byte) ([]byte, error) { return nil, nil })
-					if err == kv.ErrNotFound {
-						err = nil
-					}
-					errs <- err
+					assert.True(t, err == kv.ErrNotFound, "%v", err)
 				})
 			}
 			close(start)
 			all.Wait()
-			close(errs)
-			for err := range errs {
-				if !assert.NoError(t, err) {
-					break
-				}
-			}
-			assert.Equal(t, memcacheddriver.ServerUp, db.Stats()[0].State)
+			stats := drivertest.Stat(t, db)
+			assert.Equal(t, memcacheddriver.ServerUp, stats.State)
+			assert.Zero(t, stats.DialErrors)
+			assert.Zero(t, stats.Timeouts)
+			assert.EqualValues(t, 2*stats.Idle, stats.Dials, "one is closed on the question, one is used")
+
+			_, err := db.Exists(t.Context(), "a", "b")
+			require.NoError(t, err)
+			assert.Equal(t, stats.Dials, drivertest.Dials(db), "a connection that works is not asked again")
 		})
 	}
 }
