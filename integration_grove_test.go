@@ -219,10 +219,4 @@ func testKeyspace(t *testing.T, dsn string) {
 		require.NoError(t, err)
 		assert.Zero(t, n)
 	}
-
-	asking := keyspace.New[int](drivertest.OpenStore(t, dsn, memcacheddriver.WithTTLQuery()), drivertest.Key(), keyspace.WithTTL(time.Hour))
-	require.NoError(t, asking.Set(ctx, "k", 1))
-	entry, err := asking.GetEntry(ctx, "k")
-	require.NoError(t, err)
-	assert.InDelta(t, time.Hour, entry.TTL, float64(time.Minute))
 }

@@ -3,6 +3,7 @@ package memcacheddriver_test
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
+	"github.com/xraph/grove/kv/keyspace"
 )
 
 // TestIntegration runs what the driver promises against Memcached containers,
@@ -44,22 +46,28 @@ func TestIntegration(t *testing.T) {
 		addrs = append(addrs, n.addr())
 	}
 
+	tests := map[string]func(t *testing.T, dsn string){
+		"page":          testPage,
+		"capabilities":  testCapabilities,
+		"limitations":   testLimitations,
+		"registry":      testRegistry,
+		"plugins":       testPlugins,
+		"keyspace":      testKeyspace,
+		"one goroutine": testMixedLoad(1),
+		"16 goroutines": testMixedLoad(16),
+	}
+	if speaksMeta(t, addrs[0]) {
+		tests["conformance"] = testConformance // which wants a TTL of 50 ms kept
+		tests["TTL query"] = testTTLQuery
+	} else {
+		tests["TTL query"] = testNoTTLQuery
+	}
 	for name, dsn := range map[string]string{
 		"one server":    addrs[0],
 		"three servers": strings.Join(addrs, ","),
 	} {
 		t.Run(name, func(t *testing.T) {
-			for name, test := range map[string]func(t *testing.T, dsn string){
-				"page":          testPage,
-				"capabilities":  testCapabilities,
-				"limitations":   testLimitations,
-				"registry":      testRegistry,
-				"conformance":   testConformance,
-				"plugins":       testPlugins,
-				"keyspace":      testKeyspace,
-				"one goroutine": testMixedLoad(1),
-				"16 goroutines": testMixedLoad(16),
-			} {
+			for name, test := range tests {
 				t.Run(name, func(t *testing.T) { test(t, dsn) })
 			}
 		})
@@ -199,10 +207,6 @@ func testLimitations(t *testing.T, dsn string) {
 	_, err := store.TTL(ctx, key)
 	assert.ErrorIs(t, err, kv.ErrNotSupported)
 	assert.NoError(t, store.Expire(ctx, key, time.Minute))
-	asking := drivertest.OpenStore(t, dsn, memcacheddriver.WithTTLQuery())
-	ttl, err := asking.TTL(ctx, key)
-	require.NoError(t, err, "unless asked for")
-	assert.True(t, 0 < ttl && ttl <= time.Minute+time.Second, "%v", ttl)
 
 	long := strings.Repeat("k", 250-len(key)) + key
 	require.NoError(t, store.Set(ctx, long, "v"))
@@ -213,6 +217,40 @@ func testLimitations(t *testing.T, dsn string) {
 	require.NoError(t, store.SetRaw(ctx, key, make([]byte, 1<<20-1024)))
 	assert.ErrorIs(t, store.SetRaw(ctx, key, make([]byte, 1<<20)), memcacheddriver.ErrValueTooLarge)
 	assert.True(t, store.Get(ctx, key, new(string)) == kv.ErrNotFound, "memcached removes what it could not replace")
+}
+
+// speaksMeta reports whether the server says that it is memcached 1.6.10 or later.
+func speaksMeta(t *testing.T, addr string) bool {
+	t.Helper()
+	version := drivertest.AskServer(t, addr, "version")
+	var major, minor, patch int
+	_, err := fmt.Sscanf(version, "VERSION %d.%d.%d", &major, &minor, &patch)
+	require.NoError(t, err, "%q", version)
+	t.Logf("the server says %q", version)
+	return slices.Compare([]int{major, minor, patch}, []int{1, 6, 10}) >= 0
+}
+
+func testTTLQuery(t *testing.T, dsn string) {
+	ctx := t.Context()
+	store := drivertest.OpenStore(t, dsn, memcacheddriver.WithTTLQuery())
+	key := drivertest.Key()
+	require.NoError(t, store.Set(ctx, key, "v", kv.WithTTL(time.Minute)))
+	ttl, err := store.TTL(ctx, key)
+	require.NoError(t, err)
+	assert.True(t, 0 < ttl && ttl <= time.Minute+time.Second, "%v", ttl)
+
+	space := keyspace.New[int](store, drivertest.Key(), keyspace.WithTTL(time.Hour))
+	require.NoError(t, space.Set(ctx, "k", 1))
+	entry, err := space.GetEntry(ctx, "k")
+	require.NoError(t, err)
+	assert.InDelta(t, time.Hour, entry.TTL, float64(time.Minute))
+}
+
+// Before memcached 1.6.10 nobody can tell a TTL.
+func testNoTTLQuery(t *testing.T, dsn string) {
+	store := drivertest.OpenStore(t, dsn, memcacheddriver.WithTTLQuery())
+	_, err := store.TTL(t.Context(), drivertest.Key())
+	assert.ErrorIs(t, err, kv.ErrNotSupported)
 }
 
 func testLargerLimit(t *testing.T, dsn string) {
