@@ -29,6 +29,7 @@ const (
 // has a goroutine only while it removes.
 type Remover struct {
 	remove func([]pipeline.KeyCAS) error
+	limit  int       // of pending
 	start  time.Time // what times are counted from
 
 	size atomic.Int32 // of pending
@@ -54,6 +55,7 @@ type value struct {
 func New(remove func([]pipeline.KeyCAS) error) *Remover {
 	return &Remover{
 		remove:  remove,
+		limit:   maxPending,
 		start:   time.Now(),
 		pending: make(map[string]value),
 		slots:   make(map[time.Duration][]string),
@@ -72,7 +74,7 @@ func (r *Remover) Add(due time.Time, values ...pipeline.KeyCAS) {
 		switch {
 		case v.CAS == 0: // a server without CAS numbers (-C)
 		case known && v.CAS < p.cas: // of two writes at once the server has kept the later
-		case !known && len(r.pending) >= maxPending:
+		case !known && len(r.pending) >= r.limit:
 		default:
 			p.cas, p.due = v.CAS, due.Sub(r.start)
 			r.put(v.Key, p, !known)
