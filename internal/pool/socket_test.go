@@ -201,7 +201,10 @@ func requireNativeAllSucceed(t *testing.T, client *memcache.Client) {
 			check("Increment", nil, err)
 			item, err := client.Get(key)
 			check("Get", nil, err)
-			if err == nil && (n != 3 || string(item.Value) != "3") {
+			if err != nil {
+				return
+			}
+			if n != 3 || string(item.Value) != "3" {
 				t.Errorf("3 was expected: %d, %q", n, item.Value)
 			}
 			item.Value = []byte("swapped")
