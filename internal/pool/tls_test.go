@@ -78,8 +78,8 @@ func TestTLSWorks(t *testing.T) {
 	}
 }
 
-// A session ticket is unread bytes on a connection that is sound.
-func TestTLSTicketsAreNoStaleness(t *testing.T) {
+// Whatever comes below TLS, as session tickets do, is no staleness.
+func TestTLSConnectionsAreUsedAgain(t *testing.T) {
 	t.Parallel()
 	server, config := memcachedtest.StartTLS(t)
 	config.ClientSessionCache = tls.NewLRUClientSessionCache(8)
