@@ -1,6 +1,7 @@
 package pool_test
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -74,7 +75,7 @@ func TestIdleConnectionsAreBoundedAtAllTimes(t *testing.T) {
 		counts = append(counts, drivertest.Connections(t, s))
 	}
 	db := drivertest.Open(t, strings.Join(addrs, ","), memcacheddriver.WithMaxIdleConns(most))
-	client, keys := db.Client(), drivertest.Keys(8)
+	client, keys := db.Client(), slices.Concat(drivertest.KeysOf(t, addrs, 3)...)
 	var calls sync.WaitGroup
 	for i := range 32 {
 		calls.Go(func() {
