@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -59,4 +60,21 @@ func ServerTTL(t testing.TB, addr, key string) (seconds int64, ok bool) {
 	_, err := fmt.Sscanf(line, "HD t%d", &seconds)
 	require.NoError(t, err, "%q", line)
 	return seconds, true
+}
+
+// Connections returns a function that counts a server's connections beyond those
+// that it has now, when nothing may be connecting to it.
+func Connections(t testing.TB, s *memcachedtest.Server) (count func() int) {
+	t.Helper()
+	all := func() int {
+		n, err := strconv.Atoi(s.Stats(t)["curr_connections"])
+		require.NoError(t, err)
+		return n
+	}
+	before := all()
+	for range 5 { // it may take a moment to count the end of one
+		time.Sleep(4 * time.Millisecond)
+		before = min(before, all())
+	}
+	return func() int { return all() - before }
 }

@@ -1,13 +1,8 @@
-package memcacheddriver_test
+package pool_test
 
 import (
-	"bufio"
-	"context"
 	"fmt"
-	"net"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,11 +13,19 @@ import (
 	"github.com/xraph/grove/kv"
 	"github.com/xraph/grove/kv/driver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
-// connRestarts are the ways to a server.
-var connRestarts = map[string]func(t *testing.T, args ...string) (*memcachedtest.Server, []driver.Option){
+// rest is longer than the moment within which a connection is used again without
+// a look at it.
+const rest = 10 * time.Millisecond
+
+// stale is how many idle connections a restart makes so.
+const stale = 32
+
+// ways are those in which a server is reached, with the options for it.
+var ways = map[string]func(t *testing.T, args ...string) (*memcachedtest.Server, []driver.Option){
 	"TCP": func(t *testing.T, args ...string) (*memcachedtest.Server, []driver.Option) {
 		return memcachedtest.Start(t, args...), nil
 	},
@@ -39,28 +42,25 @@ var connRestarts = map[string]func(t *testing.T, args ...string) (*memcachedtest
 	},
 }
 
-const connIdle = 32
-
 func TestRestartCostsNoCall(t *testing.T) {
 	t.Parallel()
-	for name, start := range connRestarts {
+	for name, start := range ways {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server, opts := start(t)
-			db := connOpen(t, server.Addr(), append(opts, memcacheddriver.WithMaxIdleConns(connIdle), memcacheddriver.WithTTLQuery())...)
+			db := drivertest.Open(t, server.Addr(), append(opts, memcacheddriver.WithMaxIdleConns(stale), memcacheddriver.WithTTLQuery())...)
 			for round := range 2 {
-				connFill(t, db, connIdle)
-				before := connStats(t, db)
-				server.Kill()
+				drivertest.Fill(t, db, stale)
+				before := drivertest.Stat(t, db)
 				server.Restart()
-				time.Sleep(connRest)
-				connAllSucceed(t, db)
-				connFill(t, db, connIdle) // comes upon the last of the old ones
-				after := connStats(t, db)
-				assert.Equal(t, uint64(connIdle), after.StaleConns-before.StaleConns, "round %d", round)
+				time.Sleep(rest)
+				requireAllSucceed(t, db)
+				drivertest.Fill(t, db, stale) // comes upon the last of the old ones
+				after := drivertest.Stat(t, db)
+				assert.EqualValues(t, stale, after.StaleConns-before.StaleConns, "round %d", round)
 				assert.Zero(t, after.DialErrors)
 				assert.Equal(t, memcacheddriver.ServerUp, after.State)
-				connRequireIdle(t, db)
+				drivertest.RequireIdle(t, db)
 			}
 		})
 	}
@@ -68,100 +68,68 @@ func TestRestartCostsNoCall(t *testing.T) {
 
 func TestRestartCostsTheNativeClientNoCall(t *testing.T) {
 	t.Parallel()
-	for name, start := range connRestarts {
+	for name, start := range ways {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server, opts := start(t)
-			store, err := memcacheddriver.OpenStore(context.Background(), server.Addr(), append(opts, memcacheddriver.WithMaxIdleConns(connIdle))...)
-			require.NoError(t, err)
-			defer store.Close()
-			db, client := memcacheddriver.Unwrap(store), memcacheddriver.UnwrapClient(store)
-			connFill(t, db, connIdle)
-			connNativeAllSucceed(t, client) // its own connections have bound themselves to sockets
-			connFill(t, db, connIdle)
-			server.Kill()
+			db := drivertest.Open(t, server.Addr(), append(opts, memcacheddriver.WithMaxIdleConns(stale))...)
+			client := db.Client()
+			drivertest.Fill(t, db, stale)
+			requireNativeAllSucceed(t, client) // its own connections have bound themselves to sockets
+			drivertest.Fill(t, db, stale)
 			server.Restart()
-			time.Sleep(connRest)
-			connNativeAllSucceed(t, client)
-			connRequireIdle(t, db)
+			time.Sleep(rest)
+			requireNativeAllSucceed(t, client)
+			drivertest.RequireIdle(t, db)
 		})
 	}
 }
 
-// TestRestartIdleTimeout has the server close what is idle, which memcached does
-// on TCP only.
-func TestRestartIdleTimeout(t *testing.T) {
+// The server closes what is idle, which memcached does on TCP only.
+func TestServersIdleTimeoutCostsNoCall(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"TCP", "TLS"} {
-		start := connRestarts[name]
+		start := ways[name]
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server, opts := start(t, "-o", "idle_timeout=1")
-			db := connOpen(t, server.Addr(), append(opts, memcacheddriver.WithMaxIdleConns(connIdle), memcacheddriver.WithTTLQuery())...)
-			connFill(t, db, connIdle)
-			connPoll(t, "the server closes idle connections", func() bool {
-				return server.Stats(t)["idle_kicks"] == fmt.Sprint(connIdle)
-			})
-			connAllSucceed(t, db)
-			connFill(t, db, connIdle) // comes upon the last of the old ones
-			s := connStats(t, db)
-			assert.Equal(t, uint64(connIdle), s.StaleConns)
+			db := drivertest.Open(t, server.Addr(), append(opts, memcacheddriver.WithMaxIdleConns(stale), memcacheddriver.WithTTLQuery())...)
+			drivertest.Fill(t, db, stale)
+			memcachedtest.Eventually(t, func() bool { return server.Stats(t)["idle_kicks"] == fmt.Sprint(stale) },
+				"the server closes idle connections")
+			requireAllSucceed(t, db)
+			drivertest.Fill(t, db, stale) // comes upon the last of the old ones
+			s := drivertest.Stat(t, db)
+			assert.EqualValues(t, stale, s.StaleConns)
 			assert.Zero(t, s.DialErrors)
-			connRequireIdle(t, db)
+			drivertest.RequireIdle(t, db)
 		})
 	}
 }
 
 // The liveness check belongs to every request, not to the first of a lane.
-func TestRestartWithinDo(t *testing.T) {
+func TestRestartWithinDoCostsNoCall(t *testing.T) {
 	t.Parallel()
 	server := memcachedtest.Start(t)
-	db := connOpen(t, server.Addr())
-	err := db.Do(context.Background(), func(c *memcache.Client) error {
+	db := drivertest.Open(t, server.Addr())
+	require.NoError(t, db.Do(t.Context(), func(c *memcache.Client) error {
 		if err := c.Set(&memcache.Item{Key: "k", Value: []byte("v")}); err != nil {
 			return err
 		}
 		server.Restart()
-		time.Sleep(connRest)
+		time.Sleep(rest)
 		return c.Add(&memcache.Item{Key: "k", Value: []byte("w")})
-	})
-	require.NoError(t, err)
-	connRequireIdle(t, db)
+	}))
+	drivertest.RequireIdle(t, db)
 }
 
-// A connection that is lost while the meta protocol is asked for says nothing
-// about the server for good.
-func TestRestartWhileMetaIsAskedFor(t *testing.T) {
-	t.Parallel()
-	var conns atomic.Int32
-	server := connServe(t, func(c net.Conn, r *bufio.Reader) {
-		first := conns.Add(1) == 1
-		for {
-			line, err := r.ReadString('\n')
-			if err != nil || first {
-				return
-			}
-			reply := connMissReply(line)
-			if strings.HasPrefix(line, "mg ") {
-				reply = "HD t77\r\n"
-			}
-			fmt.Fprint(c, reply)
-		}
-	})
-	db := connOpen(t, server.addr(), memcacheddriver.WithTTLQuery())
-	_, _ = db.TTL(context.Background(), "k") // may fail: its connection was lost
-	ttl, err := db.TTL(context.Background(), "k")
-	require.NoError(t, err)
-	require.Equal(t, 77*time.Second, ttl)
-}
-
-// connAllSucceed runs calls of every kind from as many goroutines as there are
+// requireAllSucceed runs calls of every kind from as many goroutines as there are
 // stale connections, and checks each result exactly.
-func connAllSucceed(t *testing.T, db *memcacheddriver.MemcachedDB) {
+func requireAllSucceed(t *testing.T, db *memcacheddriver.MemcachedDB) {
 	t.Helper()
-	ctx := context.Background()
+	ctx := t.Context()
 	var all sync.WaitGroup
-	for i := range connIdle {
+	for i := range stale {
 		all.Go(func() {
 			k := func(n int) string { return fmt.Sprintf("k%d-%d", i, n) }
 			check := func(what string, want, got any, err error) {
@@ -214,10 +182,10 @@ func connAllSucceed(t *testing.T, db *memcacheddriver.MemcachedDB) {
 	all.Wait()
 }
 
-func connNativeAllSucceed(t *testing.T, client *memcache.Client) {
+func requireNativeAllSucceed(t *testing.T, client *memcache.Client) {
 	t.Helper()
 	var all sync.WaitGroup
-	for i := range connIdle {
+	for i := range stale {
 		all.Go(func() {
 			key := fmt.Sprint("native", i)
 			check := func(what string, want, err error) {
@@ -233,7 +201,10 @@ func connNativeAllSucceed(t *testing.T, client *memcache.Client) {
 			check("Increment", nil, err)
 			item, err := client.Get(key)
 			check("Get", nil, err)
-			if err == nil && (n != 3 || string(item.Value) != "3") {
+			if err != nil {
+				return
+			}
+			if n != 3 || string(item.Value) != "3" {
 				t.Errorf("3 was expected: %d, %q", n, item.Value)
 			}
 			item.Value = []byte("swapped")

@@ -1,4 +1,4 @@
-package memcacheddriver_test
+package pool_test
 
 import (
 	"context"
@@ -9,22 +9,23 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/xraph/grove/kv"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
-// connNames is a name server that knows every name, at the address that a test
-// says.
-type connNames struct {
+// nameServer knows every name, at the address that a test says.
+type nameServer struct {
 	mu      sync.Mutex
 	addr    netip.Addr // IPv4; the zero Addr: no such name
 	queries int
 }
 
-func (n *connNames) is(addr string) {
+func (n *nameServer) is(addr string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.addr = netip.Addr{}
@@ -33,17 +34,17 @@ func (n *connNames) is(addr string) {
 	}
 }
 
-func (n *connNames) asked() int {
+func (n *nameServer) asked() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.queries
 }
 
-// connResolve makes Go's resolver ask a server of the test's own. Tests that use
+// startNameServer makes Go's resolver ask a server of the test's own. Tests that use
 // it cannot be parallel to any other.
-func connResolve(t *testing.T) *connNames {
+func startNameServer(t *testing.T) *nameServer {
 	t.Helper()
-	n := &connNames{}
+	n := &nameServer{}
 	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
 	require.NoError(t, err)
 	var running sync.WaitGroup
@@ -72,7 +73,7 @@ func connResolve(t *testing.T) *connNames {
 
 // answer answers a DNS query (RFC 1035, 4.1) with its question and, if that is
 // for an IPv4 address, one.
-func (n *connNames) answer(query []byte) []byte {
+func (n *nameServer) answer(query []byte) []byte {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.queries++
@@ -98,81 +99,84 @@ func (n *connNames) answer(query []byte) []byte {
 	return reply
 }
 
-// connMove starts a memcached on 127.0.0.2 that holds k, and an empty server on
-// the same port of 127.0.0.3. dsn names the port on a host that is the first.
-func connMove(t *testing.T, names *connNames) (old *memcachedtest.Server, moved *connServer, dsn string) {
-	t.Helper()
-	old = memcachedtest.Start(t, "-l", "127.0.0.2") // besides 127.0.0.1
-	_, port, err := net.SplitHostPort(old.Addr())
-	require.NoError(t, err)
-	direct := connOpen(t, "127.0.0.2:"+port)
-	require.NoError(t, direct.Set(context.Background(), "k", []byte("old"), 0))
-	names.is("127.0.0.2")
-	return old, connServeOn(t, "127.0.0.3:"+port, connMiss), "cache.example:" + port
-}
-
 func TestNamesAreNotLookedUpByOpen(t *testing.T) {
-	names := connResolve(t)
+	names := startNameServer(t)
 	names.is("")
-	db := connOpen(t, "no-such-host.example")
+	db := drivertest.Open(t, "no-such-host.example")
 	require.Zero(t, names.asked())
-	_, err := db.Get(context.Background(), "k")
+	_, err := db.Get(t.Context(), "k")
 	var dns *net.DNSError
 	require.ErrorAs(t, err, &dns)
 	require.True(t, dns.IsNotFound)
 	require.ErrorContains(t, err, "no-such-host.example:11211")
 	require.NotZero(t, names.asked())
-	require.Equal(t, uint64(1), connStats(t, db).DialErrors)
+	require.EqualValues(t, 1, drivertest.Stat(t, db).DialErrors)
 }
 
 func TestNamesThatMoveAreFollowed(t *testing.T) {
-	names := connResolve(t)
+	names := startNameServer(t)
 	for name, stop := range map[string]func(*memcachedtest.Server){
 		"the old address refuses":   (*memcachedtest.Server).Kill,
 		"the old address is silent": (*memcachedtest.Server).Stop,
 	} {
 		t.Run(name, func(t *testing.T) {
-			old, _, dsn := connMove(t, names)
-			const retry = 20 * time.Millisecond
-			db := connOpen(t, dsn, memcacheddriver.WithTimeout(100*time.Millisecond), memcacheddriver.WithServerFailureLimit(3, retry))
-			value, err := db.Get(context.Background(), "k")
+			names.is("127.0.0.2")
+			old := memcachedtest.Start(t, "-l", "127.0.0.2") // besides 127.0.0.1
+			_, port, err := net.SplitHostPort(old.Addr())
 			require.NoError(t, err)
-			require.Equal(t, "old", string(value))
-			connFill(t, db, 10)
+			memcachedtest.StartFakeOn(t, "127.0.0.3:"+port, nil) // where there is no key
+			const retry = 20 * time.Millisecond
+			db := drivertest.Open(t, "cache.example:"+port, memcacheddriver.WithTimeout(500*time.Millisecond),
+				memcacheddriver.WithServerFailureLimit(3, retry))
+			require.NoError(t, db.Set(t.Context(), "k", []byte("old"), 0))
+			drivertest.Fill(t, db, 10)
 			asked := names.asked()
 
 			// As long as the old address answers, nobody looks.
 			names.is("127.0.0.3")
 			for range 20 {
-				_, err := db.Get(context.Background(), "k")
+				value, err := db.Get(t.Context(), "k")
 				require.NoError(t, err)
+				require.Equal(t, "old", string(value))
 			}
 			require.Equal(t, asked, names.asked())
 
 			stop(old)
 			failed := 0
 			for err = nil; err != kv.ErrNotFound; failed++ {
-				_, err = db.Get(context.Background(), "k")
+				_, err = db.Get(t.Context(), "k")
 				time.Sleep(2 * retry)
 				require.LessOrEqual(t, failed, 4, "calls that failed before the new address was asked: %v", err)
 			}
-			require.Equal(t, memcacheddriver.ServerUp, connStats(t, db).State)
-			connRequireIdle(t, db)
+			require.Equal(t, memcacheddriver.ServerUp, drivertest.Stat(t, db).State)
+			drivertest.RequireIdle(t, db)
 		})
 	}
 }
 
-// Both families of a name are tried: localhost has often both, while the server
+// Both families of a name are tried: localhost often has both, while the server
 // listens on one.
-func TestNamesDualStack(t *testing.T) {
+func TestNamesHaveTwoFamilies(t *testing.T) {
 	t.Parallel()
-	server := memcachedtest.Start(t)
-	_, port, err := net.SplitHostPort(server.Addr())
-	require.NoError(t, err)
-	db := connOpen(t, "localhost:"+port)
-	require.NoError(t, db.Ping(context.Background()))
+	addr := onLocalhost(t, memcachedtest.Start(t))
+	db := drivertest.Open(t, addr)
+	require.NoError(t, db.Ping(t.Context()))
+	assert.Equal(t, addr, drivertest.Stat(t, db).Addr)
 
-	v6 := connServeOn(t, "[::1]:0", connMiss)
-	db = connOpen(t, v6.addr())
-	require.NoError(t, db.Ping(context.Background()))
+	v6 := memcachedtest.StartFakeOn(t, "[::1]:0", nil)
+	require.NoError(t, drivertest.Open(t, v6.Addr()).Ping(t.Context()))
+}
+
+func TestUnixSocketWorks(t *testing.T) {
+	t.Parallel()
+	server := memcachedtest.StartUnix(t)
+	for _, dsn := range []string{server.Addr(), "unix://" + server.Addr(), "memcached://" + server.Addr() + "?timeout=5s"} {
+		db := drivertest.Open(t, dsn)
+		key := drivertest.Key()
+		require.NoError(t, db.Set(t.Context(), key, drivertest.Value(key), 0), dsn)
+		got, err := db.MGet(t.Context(), []string{key, key})
+		require.NoError(t, err, dsn)
+		assert.Equal(t, 2, drivertest.AssertValues(t, []string{key, key}, got), dsn)
+		assert.Equal(t, server.Addr(), drivertest.Stat(t, db).Addr)
+	}
 }

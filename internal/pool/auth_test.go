@@ -1,0 +1,168 @@
+package pool_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/xraph/grove/kv/driver"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
+)
+
+const (
+	authUser     = "grove"
+	authPassword = "s3cret/p@ss"
+	authDSN      = "memcached://%67rove:s3cret%2Fp%40ss@"
+)
+
+var rightCredentials = memcacheddriver.WithCredentials(authUser, authPassword)
+
+func TestAuthWorks(t *testing.T) {
+	t.Parallel()
+	server := memcachedtest.StartAuth(t, authUser, authPassword)
+	authentications := func() (n int) {
+		_, err := fmt.Sscan(server.Stats(t)["auth_cmds"], &n)
+		require.NoError(t, err)
+		return n
+	}
+	before := authentications()
+	for _, c := range []struct {
+		name, dsn string
+		opts      []driver.Option
+	}{
+		{"option", server.Addr(), []driver.Option{rightCredentials}},
+		{"DSN", authDSN + server.Addr(), nil},
+		{"the last one", server.Addr(), []driver.Option{memcacheddriver.WithCredentials("x", "y"), rightCredentials}},
+		{"an option beats the DSN", "memcached://x:y@" + server.Addr(), []driver.Option{rightCredentials}},
+	} {
+		db := drivertest.Open(t, c.dsn, append(c.opts, memcacheddriver.WithTTLQuery())...)
+		key := drivertest.Key()
+		for _, call := range drivertest.Calls {
+			require.NoError(t, db.Set(t.Context(), key, []byte("1"), 0), c.name)
+			require.NoError(t, call.Run(t.Context(), db, key), "%s, %s", c.name, call.Name)
+		}
+		_, err := db.Client().Get(key)
+		require.NoError(t, err, c.name)
+		drivertest.Fill(t, drivertest.Open(t, c.dsn, c.opts...), 2)
+	}
+	// Each look at the statistics is one more.
+	assert.GreaterOrEqual(t, authentications()-before-1, 4*(1+2), "each connection authenticates")
+}
+
+func TestAuthRefused(t *testing.T) {
+	t.Parallel()
+	addr := memcachedtest.StartAuth(t, authUser, authPassword).Addr()
+	const wrong = "wr0ng-Password"
+	logger := drivertest.NewLog()
+	opts := []driver.Option{driver.WithLogger(logger), memcacheddriver.WithTTLQuery(), memcacheddriver.WithServerFailureLimit(3, drivertest.Never)}
+	open := func(dsn string, more ...driver.Option) *memcacheddriver.MemcachedDB {
+		return drivertest.Open(t, dsn, append(more, opts...)...)
+	}
+	for name, db := range map[string]*memcacheddriver.MemcachedDB{
+		"password":                open(addr, memcacheddriver.WithCredentials(authUser, wrong)),
+		"user":                    open(addr, memcacheddriver.WithCredentials("somebody", authPassword)),
+		"DSN":                     open("memcached://" + authUser + ":" + wrong + "@" + addr),
+		"an option beats the DSN": open(authDSN+addr, memcacheddriver.WithCredentials(authUser, wrong)),
+	} {
+		for range 2 { // the second time the server is down
+			for _, call := range drivertest.Calls {
+				err := call.Run(t.Context(), db, "k")
+				require.ErrorIs(t, err, memcacheddriver.ErrAuth, "%s, %s", name, call.Name)
+				if call.Name != "Do" {
+					assert.Equal(t, addr, drivertest.RequireOpError(t, err).Server, "%s, %s", name, call.Name)
+				}
+				for _, password := range []string{wrong, authPassword} {
+					assert.NotContains(t, fmt.Sprintf("%v %+v %#v", err, err, err), password, "%s, %s", name, call.Name)
+				}
+			}
+		}
+		_, err := db.Client().Get("k")
+		assert.ErrorIs(t, err, memcacheddriver.ErrAuth)
+		assert.ErrorIs(t, err, memcacheddriver.ErrServerDown)
+		drivertest.RequireIdle(t, db)
+	}
+	assert.Empty(t, logger.Lines(wrong))
+	assert.Empty(t, logger.Lines(authPassword))
+
+	missing := open(addr)
+	_, err := missing.Get(t.Context(), "k")
+	for _, err := range []error{err, missing.Set(t.Context(), "k", nil, 0), missing.Ping(t.Context())} {
+		require.ErrorIs(t, err, memcacheddriver.ErrAuth)
+		require.ErrorContains(t, err, "WithCredentials")
+	}
+}
+
+// To a server that asks for no authentication the credentials would be a value
+// that everybody can read.
+func TestAuthIsNotSentUnasked(t *testing.T) {
+	t.Parallel()
+	real := memcachedtest.Start(t)
+	logger := drivertest.NewLog()
+	drivertest.Fill(t, drivertest.Open(t, real.Addr(), rightCredentials, driver.WithLogger(logger)), 5)
+	stats := real.Stats(t)
+	require.Equal(t, "0", stats["cmd_set"])
+	require.Equal(t, "0", stats["curr_items"])
+	require.Len(t, logger.Lines("warn", real.Addr(), "no authentication"), 1, "said once, not for each connection")
+
+	for version, works := range map[string]bool{
+		"VERSION 1.4.0": true,
+		"VERSION":       false, "ERROR": false, "SERVER_ERROR out of memory": false, "HTTP/1.1 400 Bad Request": false, "": false,
+	} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			f := memcachedtest.StartFake(t, memcachedtest.Script{"version": memcachedtest.Say(version + "\r\n")})
+			db := drivertest.Open(t, f.Addr(), rightCredentials)
+			_, err := db.Exists(t.Context(), "k")
+			assert.Equal(t, works, err == nil, "%v", err)
+			assert.NotContains(t, f.Received(), authPassword)
+			assert.NotContains(t, f.Received(), "set ")
+		})
+	}
+}
+
+// No password is in an error or in a log, whatever goes wrong.
+func TestAuthTellsNoSecret(t *testing.T) {
+	t.Parallel()
+	const secret = "hunter2"
+	echo := func(prefix string) string {
+		return memcachedtest.StartFake(t, memcachedtest.Script{"*": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+			c.Say(prefix + cmd.Line + string(cmd.Data) + "\r\n")
+		}}).Addr()
+	}
+	dead := memcachedtest.StartFake(t, nil)
+	dead.Close()
+	for name, addr := range map[string]string{
+		"refused":                       memcachedtest.StartAuth(t, "ann", "another").Addr(),
+		"dead":                          dead.Addr(),
+		"silent":                        memcachedtest.StartFake(t, memcachedtest.Script{"*": memcachedtest.Hang}).Addr(),
+		"no such socket":                "/no/such/socket",
+		"an echo":                       echo(""),
+		"an echo as the server's error": echo("SERVER_ERROR "),
+		"an echo as the client's error": echo("CLIENT_ERROR "), // is told the password
+	} {
+		for _, query := range []string{"", "?tls=true"} {
+			t.Run(name+query, func(t *testing.T) {
+				t.Parallel()
+				logger := drivertest.NewLog()
+				db := drivertest.Open(t, "memcached://ann:"+secret+"@"+addr+query, driver.WithLogger(logger),
+					driver.WithDialTimeout(20*time.Millisecond), memcacheddriver.WithTimeout(20*time.Millisecond),
+					memcacheddriver.WithTTLQuery(), memcacheddriver.WithServerFailureLimit(2, time.Millisecond))
+				for _, call := range drivertest.Calls {
+					err := call.Run(t.Context(), db, "key")
+					require.Error(t, err, call.Name)
+					assert.NotContains(t, err.Error(), secret, call.Name)
+				}
+				_, err := db.Client().Get("key")
+				require.Error(t, err)
+				assert.NotContains(t, err.Error(), secret)
+				assert.NotEmpty(t, logger.Lines("is down"))
+				assert.Empty(t, logger.Lines(secret))
+			})
+		}
+	}
+}

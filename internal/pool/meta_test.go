@@ -1,0 +1,202 @@
+package pool_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/bradfitz/gomemcache/memcache"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/xraph/grove/kv"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
+)
+
+// swallow is a handler that answers nothing, and goes on.
+func swallow(*memcachedtest.FakeConn, memcachedtest.Command) {}
+
+// metaCommands counts those that came in, the question for meta aside.
+func metaCommands(f *memcachedtest.Fake) int {
+	return f.Count("mg") + f.Count("ms") + f.Count("md") + f.Count("ma") + f.Count("me")
+}
+
+// What cannot take the question may serve all else.
+func TestMetaIsUsedWhereTheServerSpeaksIt(t *testing.T) {
+	t.Parallel()
+	say := memcachedtest.Say
+	for name, c := range map[string]struct {
+		script memcachedtest.Script
+		meta   bool
+		dials  int // for one connection
+	}{
+		"memcached 1.6":                 {nil, true, 1},
+		"memcached 1.5":                 {memcachedtest.Script{"version": say("VERSION 1.5.22\r\n"), "mn": say("ERROR\r\n")}, false, 1},
+		"another dialect":               {memcachedtest.Script{"version": say("VERSION 1.6.9\r\n")}, false, 1},
+		"the first of ours":             {memcachedtest.Script{"version": say("VERSION 1.6.10\r\n")}, true, 1},
+		"a proxy without a version":     {memcachedtest.Script{"version": say("ERROR\r\n")}, false, 1},
+		"a proxy that explains itself":  {memcachedtest.Script{"mn": say("CLIENT_ERROR unknown command\r\n")}, false, 1},
+		"a proxy that hangs up":         {memcachedtest.Script{"mn": memcachedtest.HangUp}, false, 2}, // as twemproxy
+		"a proxy that swallows it":      {memcachedtest.Script{"mn": swallow}, false, 2},
+		"a proxy that swallows both":    {memcachedtest.Script{"version": swallow, "mn": swallow}, false, 2},
+		"a proxy that hangs up at once": {memcachedtest.Script{"version": memcachedtest.HangUp}, false, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := memcachedtest.StartFake(t, c.script)
+			db := drivertest.Open(t, f.Addr(), memcacheddriver.WithTTLQuery(), memcacheddriver.WithServerFailureLimit(1, drivertest.Never))
+			for range 2 {
+				_, err := db.Exists(t.Context(), "a", "b")
+				require.NoError(t, err)
+			}
+			assert.Equal(t, c.meta, f.Count("mg") > 0)
+			assert.LessOrEqual(t, f.Count("mn"), 1, "asked once")
+			assert.Equal(t, memcacheddriver.ServerStats{
+				Addr: f.Addr(), State: memcacheddriver.ServerUp, Idle: 1, Dials: uint64(c.dials),
+			}, drivertest.Stat(t, db), "no answer is no failure")
+
+			for _, call := range drivertest.Calls {
+				if call.Name == "Ping" {
+					continue // asks for the version, which not all of them tell
+				}
+				err := call.Run(t.Context(), db, "k")
+				if call.Name == "TTL" && !c.meta {
+					assert.ErrorIs(t, err, kv.ErrNotSupported)
+				} else {
+					assert.NoError(t, err, call.Name)
+				}
+			}
+			assert.Equal(t, c.meta, metaCommands(f) > 0)
+		})
+	}
+}
+
+// Calls that are the first together must not take a proxy for a server that is
+// down, because each of them sees it close a connection.
+func TestMetaIsAskedForByManyCallsTogether(t *testing.T) {
+	t.Parallel()
+	f := memcachedtest.StartFake(t, memcachedtest.Script{"mn": memcachedtest.HangUp})
+	db := drivertest.Open(t, f.Addr(), memcacheddriver.WithServerFailureLimit(1, drivertest.Never))
+	start := make(chan struct{})
+	var all sync.WaitGroup
+	for range 32 {
+		all.Go(func() {
+			<-start
+			_, err := db.Exists(t.Context(), "a", "b")
+			assert.NoError(t, err)
+		})
+	}
+	close(start)
+	all.Wait()
+	assert.Equal(t, memcacheddriver.ServerUp, drivertest.Stat(t, db).State)
+	assert.Zero(t, metaCommands(f))
+}
+
+// What no server says in its right mind, or says in place of an answer, fails the
+// dial and is no verdict: the next connection asks anew.
+func TestMetaAnswersThatAreNone(t *testing.T) {
+	t.Parallel()
+	full := func(c *memcachedtest.FakeConn, _ memcachedtest.Command) {
+		c.Say("ERROR Too many open connections\r\n")
+		c.Close()
+	}
+	for name, c := range map[string]struct {
+		script memcachedtest.Script
+		is     error
+		says   string
+	}{
+		"Redis":            {memcachedtest.Script{"*": memcachedtest.Say("-ERR unknown command\r\n")}, memcacheddriver.ErrProtocol, "is this a memcached?"},
+		"HTTP":             {memcachedtest.Script{"*": memcachedtest.Say("HTTP/1.1 400 Bad Request\r\n")}, memcacheddriver.ErrProtocol, "is this a memcached?"},
+		"a server is full": {memcachedtest.Script{"version": full}, nil, "Too many open connections"},
+		"dead":             {memcachedtest.Script{"*": memcachedtest.HangUp}, nil, "closed the connection"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := memcachedtest.StartFake(t, c.script)
+			db := drivertest.Open(t, f.Addr(), memcacheddriver.WithTTLQuery(), memcacheddriver.WithServerFailureLimit(0, 0))
+			_, err := db.Exists(t.Context(), "k")
+			require.ErrorContains(t, err, c.says)
+			if c.is != nil {
+				require.ErrorIs(t, err, c.is)
+			}
+			assert.Equal(t, f.Addr(), drivertest.RequireOpError(t, err).Server)
+			drivertest.RequireIdle(t, db)
+			assert.Zero(t, drivertest.Stat(t, db).Idle)
+
+			f.SetScript(nil)
+			_, err = db.TTL(t.Context(), "k")
+			require.Equal(t, kv.ErrNotFound, err, "the server is well, and speaks meta")
+		})
+	}
+}
+
+// A server that dies at the question, and is back for the next connection, is not
+// taken for one without meta but by that connection.
+func TestMetaIsAskedForOnEachConnection(t *testing.T) {
+	t.Parallel()
+	f := memcachedtest.StartFake(t, memcachedtest.Script{"mn": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+		if c.N == 1 {
+			c.Close()
+			return
+		}
+		c.Default(cmd)
+	}})
+	db := drivertest.Open(t, f.Addr(), memcacheddriver.WithTTLQuery())
+	_, err := db.TTL(t.Context(), "k")
+	require.ErrorIs(t, err, kv.ErrNotSupported, "on a connection that was not asked")
+	require.NoError(t, db.Do(t.Context(), func(c *memcache.Client) error {
+		err := c.Ping() // holds that connection
+		_, other := db.TTL(t.Context(), "k")
+		assert.Equal(t, kv.ErrNotFound, other, "on one that was")
+		return err
+	}))
+}
+
+// An upgrade is noticed with the next connection.
+func TestMetaIsUsedAfterAnUpgrade(t *testing.T) {
+	t.Parallel()
+	f := memcachedtest.StartFake(t, memcachedtest.Script{
+		"version": memcachedtest.Say("VERSION 1.5.22\r\n"), "mn": memcachedtest.Say("ERROR\r\n"),
+	})
+	db := drivertest.Open(t, f.Addr(), memcacheddriver.WithTTLQuery())
+	_, err := db.TTL(t.Context(), "k")
+	require.ErrorIs(t, err, kv.ErrNotSupported)
+	f.Close()
+	memcachedtest.StartFakeOn(t, f.Addr(), nil)
+	time.Sleep(rest)
+	_, err = db.TTL(t.Context(), "k")
+	require.Equal(t, kv.ErrNotFound, err)
+}
+
+// A silent server costs each call the driver's timeouts, which are not the
+// caller's deadline.
+func TestMetaQuestionToASilentServerTimesOut(t *testing.T) {
+	t.Parallel()
+	const timeout = 20 * time.Millisecond
+	f := memcachedtest.StartFake(t, memcachedtest.Script{"*": memcachedtest.Hang})
+	db := drivertest.Open(t, f.Addr(), memcacheddriver.WithTimeout(timeout), memcacheddriver.WithTTLQuery(), memcacheddriver.WithServerFailureLimit(0, 0))
+	for _, call := range drivertest.Calls {
+		if call.Name == "TTL" {
+			continue // sends nothing on a connection that was not asked
+		}
+		start := time.Now()
+		err := call.Run(t.Context(), db, "k")
+		require.ErrorContains(t, err, "read timeout of "+timeout.String(), call.Name)
+		assert.GreaterOrEqual(t, time.Since(start), 2*timeout, "%s: one for the question, one for the call", call.Name)
+		assert.NotErrorIs(t, err, context.DeadlineExceeded, call.Name)
+		var timedOut net.Error
+		assert.True(t, errors.As(err, &timedOut) && timedOut.Timeout(), call.Name)
+		if call.Name != "Do" {
+			assert.Equal(t, f.Addr(), drivertest.RequireOpError(t, err).Server, call.Name)
+		}
+	}
+	s := drivertest.Stat(t, db)
+	assert.Zero(t, s.DialErrors, "only a server that has answered before fails the dial by silence")
+	assert.EqualValues(t, len(drivertest.Calls)-1, s.Timeouts)
+	assert.Equal(t, 2*s.Timeouts, s.Dials)
+}
