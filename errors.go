@@ -137,8 +137,6 @@ func opError(op, server string, err error, keys ...string) error {
 		server, err = at.Server, at.Err
 	case errors.As(err, &reply) && reply.TooLarge():
 		err = ErrValueTooLarge
-	case errors.As(err, &reply) && reply.Unauthenticated():
-		err = fmt.Errorf("%w: the server asks for a user and a password; give them by WithCredentials", ErrAuth)
 	case isOurs(err):
 		server = ""
 	}

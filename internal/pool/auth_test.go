@@ -90,11 +90,14 @@ func TestAuthRefused(t *testing.T) {
 	assert.Empty(t, logger.Lines(authPassword))
 
 	missing := open(addr)
-	_, err := missing.Get(t.Context(), "k")
-	for _, err := range []error{err, missing.Set(t.Context(), "k", nil, 0), missing.Ping(t.Context())} {
-		require.ErrorIs(t, err, memcacheddriver.ErrAuth)
-		require.ErrorContains(t, err, "WithCredentials")
+	for range 2 {
+		for _, call := range drivertest.Calls {
+			err := call.Run(t.Context(), missing, "k")
+			require.ErrorIs(t, err, memcacheddriver.ErrAuth, call.Name)
+			require.ErrorContains(t, err, "WithCredentials", call.Name)
+		}
 	}
+	drivertest.RequireIdle(t, missing)
 }
 
 // To a server that asks for no authentication the credentials would be a value

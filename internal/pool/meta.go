@@ -58,7 +58,7 @@ func askMeta(nc net.Conn) (bool, error) {
 		case !errors.As(err, &reply):
 			return false, err
 		case reply.Unauthenticated():
-			return false, nil // the first command will say so
+			return false, fmt.Errorf("%w: the server asks for a user and a password; give them by WithCredentials", ErrAuth)
 		case reply.InStep():
 			err = nil // a proxy's, about the server behind it
 		}
