@@ -24,44 +24,92 @@ func exists(t *testing.T, db *memcacheddriver.MemcachedDB, key string) bool {
 	return n == 1
 }
 
-// lateness waits for the end of a value that a call gave a ttl which ran from
-// began to returned, and returns how much too late it was surely still there.
-func lateness(t *testing.T, there func() bool, began, returned time.Time, ttl time.Duration) time.Duration {
+// requireLives checks, for some keys, that they live for ttl. write gives it to
+// one, and is called anew where it says kv.ErrNotFound; there asks for it.
+func requireLives(t *testing.T, ttl time.Duration, write func(key string) error, there func(key string) bool) {
 	t.Helper()
-	last := returned
-	memcachedtest.Eventually(t, func() bool {
-		asked := time.Now()
-		if there() {
-			last = asked
-			return false
+	early, least := 0, time.Hour
+	for range 5 {
+		key := drivertest.Key()
+		var began, last time.Time
+		memcachedtest.Eventually(t, func() bool {
+			began = time.Now()
+			err := write(key)
+			last = time.Now()
+			if err != kv.ErrNotFound {
+				require.NoError(t, err)
+			}
+			return err == nil
+		}, "a TTL of %v is given", ttl)
+		due := last.Add(ttl)
+		memcachedtest.Eventually(t, func() bool {
+			asked := time.Now()
+			if there(key) {
+				last = asked
+				return false
+			}
+			return true
+		}, "a value set for %v is gone", ttl)
+		if time.Since(began) < ttl {
+			early++
 		}
-		return true
-	}, "a value set for %v is gone", ttl)
-	assert.GreaterOrEqual(t, time.Since(began), ttl, "the value ended early")
-	late := last.Sub(returned) - ttl
-	// The server ends none within its first second.
-	assert.Less(t, late, 500*time.Millisecond, "the driver did not remove the value")
-	return late
+		// What is surely too long, however busy the machine is with the test. The
+		// server ends no value in its first second.
+		late := last.Sub(due)
+		assert.Less(t, late, 500*time.Millisecond, "the driver did not remove the value")
+		least = min(least, late)
+	}
+	assert.LessOrEqual(t, early, 1, "more than the server ends where its clock skips a second")
+	assert.Less(t, least, 40*time.Millisecond, "late at best")
 }
 
 func TestSubsecondTTLIsExact(t *testing.T) {
 	t.Parallel()
+	const ttl = 60 * time.Millisecond
 	addr := memcachedtest.Start(t).Addr()
 	db, other := drivertest.Open(t, addr), drivertest.Open(t, addr)
-	const ttl = 60 * time.Millisecond
+	ctx := t.Context()
 	for by, set := range setters {
 		t.Run(by, func(t *testing.T) {
 			t.Parallel()
-			ctx, least := t.Context(), time.Hour
-			for range 5 {
-				key := drivertest.Key()
-				began := time.Now()
-				require.NoError(t, set(ctx, db, key, []byte("v"), ttl))
-				returned := time.Now()
-				least = min(least, lateness(t, func() bool { return exists(t, other, key) }, began, returned, ttl))
-			}
-			assert.Less(t, least, 40*time.Millisecond, "at best")
+			requireLives(t, ttl, func(key string) error {
+				return set(ctx, db, key, []byte("v"), ttl)
+			}, func(key string) bool { return exists(t, other, key) })
 		})
+	}
+}
+
+func TestCompareAndSwapKeepsASubsecondTTL(t *testing.T) {
+	t.Parallel()
+	const ttl = 150 * time.Millisecond
+	db := drivertest.Open(t, memcachedtest.Start(t).Addr())
+	ctx, swaps := t.Context(), 0
+	requireLives(t, ttl, func(key string) error {
+		return db.Set(ctx, key, []byte("0"), ttl)
+	}, func(key string) bool {
+		err := db.CompareAndSwap(ctx, key, increment)
+		if err != kv.ErrNotFound {
+			require.NoError(t, err)
+			swaps++
+		}
+		return err == nil
+	})
+	assert.NotZero(t, swaps)
+}
+
+// Whether that one was shorter or longer.
+func TestExpireReplacesASubsecondTTL(t *testing.T) {
+	t.Parallel()
+	const ttl = 100 * time.Millisecond
+	db := drivertest.Open(t, memcachedtest.Start(t).Addr())
+	ctx := t.Context()
+	for _, first := range []time.Duration{30 * time.Millisecond, 900 * time.Millisecond} {
+		requireLives(t, ttl, func(key string) error {
+			if err := db.Set(ctx, key, []byte("v"), first); err != nil {
+				return err
+			}
+			return db.Expire(ctx, key, ttl)
+		}, func(key string) bool { return exists(t, db, key) })
 	}
 }
 
@@ -81,48 +129,6 @@ func TestGetHidesAValueWhoseTimeIsOver(t *testing.T) {
 	}, "a Get is a miss")
 	assert.GreaterOrEqual(t, time.Since(began), 20*time.Millisecond)
 	require.NoError(t, db.Close())
-}
-
-func TestCompareAndSwapKeepsASubsecondTTL(t *testing.T) {
-	t.Parallel()
-	const ttl = 300 * time.Millisecond
-	db := drivertest.Open(t, memcachedtest.Start(t).Addr())
-	ctx, swaps := t.Context(), 0
-	began := time.Now()
-	require.NoError(t, db.Set(ctx, "k", []byte("0"), ttl))
-	returned := time.Now()
-	lateness(t, func() bool {
-		err := db.CompareAndSwap(ctx, "k", increment)
-		if err != kv.ErrNotFound {
-			require.NoError(t, err)
-			swaps++
-		}
-		return err == nil
-	}, began, returned, ttl)
-	assert.NotZero(t, swaps)
-}
-
-// Whether that one was shorter or longer.
-func TestExpireReplacesASubsecondTTL(t *testing.T) {
-	t.Parallel()
-	const ttl = 100 * time.Millisecond
-	db := drivertest.Open(t, memcachedtest.Start(t).Addr())
-	ctx := t.Context()
-	for _, first := range []time.Duration{30 * time.Millisecond, 900 * time.Millisecond} {
-		key := drivertest.Key()
-		var began, returned time.Time
-		memcachedtest.Eventually(t, func() bool {
-			require.NoError(t, db.Set(ctx, key, []byte("v"), first))
-			began = time.Now()
-			err := db.Expire(ctx, key, ttl)
-			returned = time.Now()
-			if err != kv.ErrNotFound {
-				require.NoError(t, err)
-			}
-			return err == nil
-		}, "a value is still there to be given another TTL")
-		lateness(t, func() bool { return exists(t, db, key) }, began, returned, ttl)
-	}
 }
 
 func TestSubsecondConditionsHold(t *testing.T) {

@@ -17,9 +17,11 @@ import (
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
-// setters give a key that is not there a value with a ttl, by every call that
-// takes one.
-var setters = map[string]func(ctx context.Context, db *memcacheddriver.MemcachedDB, key string, value []byte, ttl time.Duration) error{
+// setter gives a key that is not there a value with a ttl.
+type setter func(ctx context.Context, db *memcacheddriver.MemcachedDB, key string, value []byte, ttl time.Duration) error
+
+// setters are one for every call that takes a TTL.
+var setters = map[string]setter{
 	"Set": func(ctx context.Context, db *memcacheddriver.MemcachedDB, key string, value []byte, ttl time.Duration) error {
 		return db.Set(ctx, key, value, ttl)
 	},
@@ -48,7 +50,8 @@ var setters = map[string]func(ctx context.Context, db *memcacheddriver.Memcached
 		if err := db.Set(ctx, key, []byte("old"), time.Hour); err != nil {
 			return err
 		}
-		return db.CompareAndSwap(ctx, key, func([]byte) ([]byte, error) { return value, nil }, memcacheddriver.CASTTL(ttl))
+		update := func([]byte) ([]byte, error) { return value, nil }
+		return db.CompareAndSwap(ctx, key, update, memcacheddriver.CASTTL(ttl))
 	},
 }
 
@@ -79,7 +82,7 @@ func assertLives(t *testing.T, db *memcacheddriver.MemcachedDB, key string, life
 		return left
 	}
 	assert.LessOrEqual(t, left, life.ttl-before+5*time.Second, "%v after %v", life.ttl, before)
-	assert.GreaterOrEqual(t, left, life.ttl-time.Since(life.began)-2*time.Second, "%v after %v", life.ttl, before)
+	assert.GreaterOrEqual(t, left, life.ttl-time.Since(life.began)-3*time.Second, "%v after %v", life.ttl, before)
 	return left
 }
 
@@ -92,7 +95,9 @@ func TestEveryTTLReachesTheServer(t *testing.T) {
 	ctx := t.Context()
 	for by, set := range setters {
 		t.Run(by, func(t *testing.T) {
-			for _, ttl := range []time.Duration{0, 20 * time.Second, 9500 * time.Millisecond, time.Hour, 30 * day, 30*day + 1, 60 * day, 200 * 365 * day} {
+			for _, ttl := range []time.Duration{
+				0, 20 * time.Second, 9500 * time.Millisecond, time.Hour, 30 * day, 30*day + 1, 60 * day, 200 * 365 * day,
+			} {
 				key := drivertest.Key()
 				began := time.Now()
 				require.NoError(t, set(ctx, db, key, []byte("1"), ttl), "%v", ttl)
