@@ -2,6 +2,7 @@ package memcacheddriver_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -11,19 +12,26 @@ import (
 
 	"github.com/xraph/grove/kv"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
-func TestInvalidKeys(t *testing.T) {
+// keyCalls are the calls whose keys the driver checks.
+func keyCalls() []drivertest.Call {
+	return slices.DeleteFunc(slices.Clone(drivertest.Calls), func(c drivertest.Call) bool { return c.Keys == 0 })
+}
+
+func TestInvalidKeysAreRefused(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	db := openShared(t, memcacheddriver.WithTTLQuery())
+	db := drivertest.OpenShared(t, memcacheddriver.WithTTLQuery())
 	invalid := map[string]string{
 		"251 bytes":            strings.Repeat("k", 251),
 		"251 bytes of UTF-8":   strings.Repeat("é", 125) + "k",
 		"64 KB":                strings.Repeat("k", 64<<10),
 		"space":                "a b",
 		"space in front":       " a",
-		"space behind":         "a ",
+		"space after":          "a ",
 		"tab":                  "a\tb",
 		"line feed":            "a\nb",
 		"carriage return":      "a\rb",
@@ -38,30 +46,30 @@ func TestInvalidKeys(t *testing.T) {
 		invalid[fmt.Sprintf("byte %#x", b)] = "a" + string(rune(b)) + "b"
 	}
 	for name, key := range invalid {
-		for by, call := range calls {
-			err := call(ctx, db, key)
-			if !assert.ErrorIs(t, err, memcacheddriver.ErrInvalidKey, "%s of a key with %s", by, name) {
+		for _, call := range keyCalls() {
+			err := call.Run(ctx, db, key)
+			if !assert.ErrorIs(t, err, memcacheddriver.ErrInvalidKey, "%s of a key with %s", call.Name, name) {
 				continue
 			}
 			assert.ErrorIs(t, err, memcache.ErrMalformedKey)
-			op := requireOpError(t, err)
+			op := drivertest.RequireOpError(t, err)
 			assert.Equal(t, []string{key}, op.Keys)
 			assert.Empty(t, op.Server, "no server is to blame")
 			assert.NotContains(t, err.Error(), "\n", "the key is not quoted")
 		}
 	}
-	for by, call := range calls {
-		err := call(ctx, db, "")
-		assert.ErrorIs(t, err, kv.ErrKeyEmpty, by)
-		assert.NotErrorIs(t, err, memcacheddriver.ErrInvalidKey, by)
+	for _, call := range keyCalls() {
+		err := call.Run(ctx, db, "")
+		assert.ErrorIs(t, err, kv.ErrKeyEmpty, call.Name)
+		assert.NotErrorIs(t, err, memcacheddriver.ErrInvalidKey, call.Name)
 	}
-	assert.Zero(t, db.Stats()[0].Dials, "something was sent")
+	assert.Zero(t, drivertest.Dials(db), "something was sent")
 }
 
-func TestValidKeys(t *testing.T) {
+func TestValidKeysWork(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	db := openShared(t, memcacheddriver.WithTTLQuery())
+	db := drivertest.Open(t, memcachedtest.Start(t).Addr(), memcacheddriver.WithTTLQuery())
 	var all strings.Builder
 	for b := 0x21; b < 0x100; b++ {
 		if b != 0x7f {
@@ -85,15 +93,13 @@ func TestValidKeys(t *testing.T) {
 		got, err := db.Get(ctx, key)
 		require.NoError(t, err, name)
 		assert.Equal(t, name, string(got))
-		many, err := db.MGet(ctx, []string{newKey(), key})
+		many, err := db.MGet(ctx, []string{drivertest.Key(), key})
 		require.NoError(t, err, name)
 		assert.Equal(t, [][]byte{nil, []byte(name)}, many)
-		for by, call := range calls {
+		for _, call := range keyCalls() {
 			require.NoError(t, db.Set(ctx, key, []byte(name), 0), name)
-			assert.NoError(t, call(ctx, db, key), "%s of %s", by, name)
+			assert.NoError(t, call.Run(ctx, db, key), "%s of %s", call.Name, name)
 		}
-		_, err = db.Delete(ctx, key)
-		require.NoError(t, err)
 	}
 }
 
@@ -101,8 +107,8 @@ func TestValidKeys(t *testing.T) {
 func TestABatchIsCheckedFirst(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	db := openShared(t)
-	good := newKey()
+	db := drivertest.OpenShared(t)
+	good := drivertest.Key()
 
 	err := db.MSet(ctx, map[string][]byte{good: []byte("new"), "bad key": nil}, 0)
 	require.ErrorIs(t, err, memcacheddriver.ErrInvalidKey)
@@ -122,25 +128,16 @@ func TestABatchIsCheckedFirst(t *testing.T) {
 	require.NoError(t, err, "Delete removed the other key")
 }
 
-// The largest keys of both lengths that a batch may mix.
-func TestABatchOfLongKeys(t *testing.T) {
+func TestABatchMayMixLongAndShortKeys(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
-	db := openShared(t)
-	pairs := make(map[string][]byte)
-	var keys []string
-	for i := range 100 {
-		key := newKey()
-		if i%2 == 0 {
-			key += strings.Repeat("x", 250-len(key))
-		}
-		keys = append(keys, key)
-		pairs[key] = []byte(key)
-	}
-	require.NoError(t, db.MSet(ctx, pairs, 0))
-	got, err := db.MGet(ctx, keys)
-	require.NoError(t, err)
+	db, keys := drivertest.OpenShared(t), drivertest.Keys(100)
 	for i := range keys {
-		assert.Equal(t, keys[i], string(got[i]))
+		if i%2 == 0 {
+			keys[i] += strings.Repeat("x", 250-len(keys[i]))
+		}
 	}
+	require.NoError(t, db.MSet(t.Context(), drivertest.Pairs(keys), 0))
+	got, err := db.MGet(t.Context(), keys)
+	require.NoError(t, err)
+	assert.Equal(t, len(keys), drivertest.AssertValues(t, keys, got))
 }

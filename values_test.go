@@ -2,13 +2,16 @@ package memcacheddriver_test
 
 import (
 	"bytes"
+	"cmp"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
@@ -31,42 +34,18 @@ func values() map[string][]byte {
 
 func TestValuesRoundTrip(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
-	db := openShared(t)
-	set := map[string]func(key string, value []byte) error{
-		"Set": func(key string, value []byte) error { return db.Set(ctx, key, value, 0) },
-		"SetNX": func(key string, value []byte) error {
-			_, err := db.SetNX(ctx, key, value, 0)
-			return err
-		},
-		"SetXX": func(key string, value []byte) error {
-			if err := db.Set(ctx, key, []byte("old"), 0); err != nil {
-				return err
-			}
-			_, err := db.SetXX(ctx, key, value, 0)
-			return err
-		},
-		"MSet": func(key string, value []byte) error {
-			return db.MSet(ctx, map[string][]byte{key: value, newKey(): value}, 0)
-		},
-		"CompareAndSwap": func(key string, value []byte) error {
-			if err := db.Set(ctx, key, []byte("old"), 0); err != nil {
-				return err
-			}
-			return db.CompareAndSwap(ctx, key, func([]byte) ([]byte, error) { return value, nil })
-		},
-	}
+	ctx, db := t.Context(), drivertest.OpenShared(t)
 	for name, value := range values() {
-		for by, set := range set {
-			key := newKey()
-			require.NoError(t, set(key, value), "%s by %s", name, by)
+		for by, set := range setters {
+			key := drivertest.Key()
+			require.NoError(t, set(ctx, db, key, value, 0), "%s by %s", name, by)
 			want := append([]byte{}, value...) // never nil: that would be a miss to Grove
 
 			got, err := db.Get(ctx, key)
 			require.NoError(t, err)
 			require.True(t, got != nil && bytes.Equal(want, got), "%s by %s: Get returned %d bytes (nil: %t)", name, by, len(got), got == nil)
 
-			all, err := db.MGet(ctx, []string{key, newKey()})
+			all, err := db.MGet(ctx, []string{key, drivertest.Key()})
 			require.NoError(t, err)
 			require.True(t, all[0] != nil && bytes.Equal(want, all[0]), "%s by %s: MGet returned %d bytes (nil: %t)", name, by, len(all[0]), all[0] == nil)
 			require.Nil(t, all[1])
@@ -84,62 +63,45 @@ func TestValuesRoundTrip(t *testing.T) {
 
 func TestAValueIsTheCallersAgain(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
-	db := openShared(t)
-	a, b := newKey(), newKey()
+	ctx, db := t.Context(), drivertest.OpenShared(t)
+	a, b := drivertest.Key(), drivertest.Key()
 	value := []byte("before")
 	require.NoError(t, db.Set(ctx, a, value, 0))
-	require.NoError(t, db.MSet(ctx, map[string][]byte{b: value, newKey(): value}, 0))
-	copy(value, "behind")
+	require.NoError(t, db.MSet(ctx, map[string][]byte{b: value, drivertest.Key(): value}, 0))
+	copy(value, "change")
 	for _, key := range []string{a, b} {
 		got, err := db.Get(ctx, key)
 		require.NoError(t, err)
 		assert.Equal(t, "before", string(got))
-		copy(got, "behind") // a result is the caller's, too
+		copy(got, "change") // a result is the caller's, too
 	}
 	got, err := db.MGet(ctx, []string{a, b, a})
 	require.NoError(t, err)
-	copy(got[0], "behind")
+	copy(got[0], "change")
 	assert.Equal(t, "before", string(got[2]), "two results share their bytes")
 }
 
-func TestValueTooLarge(t *testing.T) {
+func TestAValueTooLargeIsRefused(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
-	addr := memcachedtest.Addr(t)
-	db := openDB(t, addr)
+	ctx, addr := t.Context(), memcachedtest.Addr(t)
+	db := drivertest.Open(t, addr)
 	large := bytes.Repeat([]byte("secret-value-"), 100_000) // over 1 MB
-	for name, set := range map[string]func(key string) error{
-		"set": func(key string) error { return db.Set(ctx, key, large, 0) },
-		"setnx": func(key string) error {
-			_, err := db.Delete(ctx, key)
-			require.NoError(t, err)
-			_, err = db.SetNX(ctx, key, large, 0)
-			return err
-		},
-		"setxx": func(key string) error { _, err := db.SetXX(ctx, key, large, 0); return err },
-		"mset": func(key string) error {
-			return db.MSet(ctx, map[string][]byte{key: large, newKey(): []byte("small")}, 0)
-		},
-		"cas": func(key string) error {
-			return db.CompareAndSwap(ctx, key, func([]byte) ([]byte, error) { return large, nil })
-		},
-	} {
-		key := newKey()
-		require.NoError(t, db.Set(ctx, key, []byte("old"), 0))
-		err := set(key)
-		require.ErrorIs(t, err, memcacheddriver.ErrValueTooLarge, name)
-		op := requireOpError(t, err)
-		assert.Equal(t, name, op.Op)
-		assert.Equal(t, addr, op.Server)
-		assert.Equal(t, []string{key}, op.Keys)
-		assert.NotContains(t, err.Error(), "secret-value")
-		assert.Less(t, len(err.Error()), 300)
+	ops := map[string]string{"SetNX": "setnx", "SetXX": "setxx", "MSet": "mset", "CompareAndSwap": "cas"}
+	for by, set := range setters {
+		for _, ttl := range []time.Duration{0, 500 * time.Millisecond} {
+			key := drivertest.Key()
+			err := set(ctx, db, key, large, ttl)
+			require.ErrorIs(t, err, memcacheddriver.ErrValueTooLarge, by)
+			op := drivertest.RequireOpError(t, err)
+			assert.Equal(t, cmp.Or(ops[by], "set"), op.Op, by)
+			assert.Equal(t, addr, op.Server)
+			assert.Equal(t, []string{key}, op.Keys)
+			assert.NotContains(t, err.Error(), "secret-value")
+			assert.Less(t, len(err.Error()), 300)
 
-		// The refusal leaves nothing in the way of the next call.
-		require.NoError(t, db.Set(ctx, key, []byte("small"), 0), name)
-		got, err := db.Get(ctx, key)
-		require.NoError(t, err)
-		assert.Equal(t, "small", string(got))
+			// The refusal leaves nothing in the way of the next call.
+			require.NoError(t, db.Set(ctx, key, []byte("small"), 0), by)
+			requireValue(t, db, key, "small")
+		}
 	}
 }
