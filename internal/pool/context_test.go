@@ -22,12 +22,6 @@ import (
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
-// hangsAfterDial answers what every dial asks and no command after it.
-var hangsAfterDial = memcachedtest.Script{"mn": func(c *memcachedtest.FakeConn, _ memcachedtest.Command) {
-	c.Say("MN\r\n")
-	c.Hang()
-}}
-
 var errLeft = errors.New("the user went away")
 
 // contextEnds are the ways in which a context ends, after d.
