@@ -72,12 +72,18 @@ func StartFakeOn(t testing.TB, addr string, script Script) *Fake {
 // [StartTLS].
 func StartFakeTLS(t testing.TB, script Script) (*Fake, *tls.Config) {
 	t.Helper()
+	return StartFakeTLSOn(t, "", script)
+}
+
+// StartFakeTLSOn is [StartFakeTLS] on an address, as [StartFakeOn]'s.
+func StartFakeTLSOn(t testing.TB, addr string, script Script) (*Fake, *tls.Config) {
+	t.Helper()
 	chain, key, roots := serverCertificate(t)
 	certificate, err := tls.X509KeyPair([]byte(chain), []byte(key))
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := startFake(t, "", &tls.Config{Certificates: []tls.Certificate{certificate}}, script)
+	f := startFake(t, addr, &tls.Config{Certificates: []tls.Certificate{certificate}}, script)
 	return f, &tls.Config{RootCAs: roots}
 }
 
