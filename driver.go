@@ -159,7 +159,7 @@ func get(c *memcache.Client, key string) (*memcache.Item, error) {
 // the meta protocol (memcached 1.6.10): the driver removes the value itself when
 // its time is over, unless it has been replaced. If the driver is closed before,
 // cannot reach the server, or the server has no CAS numbers (memcached -C), the
-// server does so after at most 2 s. A longer life that another client gives it by
+// server does so after at most 3 s. A longer life that another client gives it by
 // touch does not count. Elsewhere it is rounded up to a second.
 //
 // value is the caller's again when Set returns. A Set that was cut off by ctx or

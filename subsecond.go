@@ -10,10 +10,10 @@ import (
 )
 
 // backstop is the server's TTL for a value with one under a second, which the
-// driver removes itself: for the case that it is not there any more. It is 2, not
-// 1: the server's clock may tick right after the write, which ends a TTL of 1 at
-// once.
-const backstop = 2
+// driver removes itself: for the case that it is not there any more. It is 3, not
+// 1: the server's clock may tick right after the write, and go on by 2 where its
+// timer is late, which ends a TTL of 2 at once.
+const backstop = 3
 
 func isSubsecond(ttl time.Duration) bool { return 0 < ttl && ttl < time.Second }
 

@@ -28,7 +28,7 @@ func exists(t *testing.T, db *memcacheddriver.MemcachedDB, key string) bool {
 // one, and is called anew where it says kv.ErrNotFound; there asks for it.
 func requireLives(t *testing.T, ttl time.Duration, write func(key string) error, there func(key string) bool) {
 	t.Helper()
-	early, least := 0, time.Hour
+	least := time.Hour
 	for range 5 {
 		key := drivertest.Key()
 		var began, last time.Time
@@ -50,16 +50,13 @@ func requireLives(t *testing.T, ttl time.Duration, write func(key string) error,
 			}
 			return true
 		}, "a value set for %v is gone", ttl)
-		if time.Since(began) < ttl {
-			early++
-		}
+		assert.GreaterOrEqual(t, time.Since(began), ttl, "it ended early")
 		// What is surely too long, however busy the machine is with the test. The
 		// server ends no value in its first second.
 		late := last.Sub(due)
 		assert.Less(t, late, 500*time.Millisecond, "the driver did not remove the value")
 		least = min(least, late)
 	}
-	assert.LessOrEqual(t, early, 1, "more than the server ends where its clock skips a second")
 	assert.Less(t, least, 40*time.Millisecond, "late at best")
 }
 
@@ -223,7 +220,7 @@ func TestSubsecondValuesOutliveTheDriver(t *testing.T) {
 	require.NoError(t, db.Set(t.Context(), "k", []byte("v"), 900*time.Millisecond))
 	require.NoError(t, db.Close())
 	if left, ok := drivertest.ServerTTL(t, server.Addr(), "k"); ok {
-		assert.LessOrEqual(t, left, int64(2))
+		assert.LessOrEqual(t, left, int64(3))
 		assert.Positive(t, left)
 	}
 	memcachedtest.Eventually(t, func() bool { return !exists(t, other, "k") }, "the value is gone")

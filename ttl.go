@@ -19,7 +19,7 @@ const NoExpiry time.Duration = -1
 // counts them: the key is gone at most that much later. [NoExpiry], -1, is for
 // ever, and an absent key is [kv.ErrNotFound] itself. Asking is no use of the
 // key: it does not keep it from being evicted. For a ttl under a second it is that
-// of the server's backstop, up to 2 s.
+// of the server's backstop, up to 3 s.
 //
 // It gives [kv.ErrNotSupported] unless the driver was opened with
 // [WithTTLQuery], and on a server or proxy without the meta protocol (memcached
