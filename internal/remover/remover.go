@@ -5,6 +5,7 @@
 package remover
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,8 +48,12 @@ type Remover struct {
 type value struct {
 	cas uint64
 	due time.Duration
-	at  time.Duration // the slot that the key stands in, at the latest the one of due
+	at  time.Duration // the slot that the key stands in, or inNone
 }
+
+// inNone is later than every slot: what is being removed stands in none, and one
+// that is written meanwhile must get a slot.
+const inNone = math.MaxInt64
 
 // New returns a Remover that removes by remove those of the values that their
 // keys still have. Where it fails, the server's own TTL ends them.
@@ -155,6 +160,8 @@ func (r *Remover) end(at time.Duration) {
 			r.put(key, p, true)
 		default:
 			r.over = append(r.over, pipeline.KeyCAS{Key: key, CAS: p.cas})
+			p.at = inNone
+			r.pending[key] = p
 		}
 	}
 	if r.draining || len(r.over) == 0 {

@@ -98,6 +98,29 @@ func TestRemoverFollowsAMovedTime(t *testing.T) {
 	assert.Empty(t, removed)
 }
 
+// A value that replaces one that is just being removed is removed as well, though
+// it has the same time.
+func TestRemoverSeesWhatIsWrittenMeanwhile(t *testing.T) {
+	removed, proceed := make(chan pipeline.KeyCAS), make(chan struct{})
+	r := New(func(values []pipeline.KeyCAS) error {
+		for _, v := range values {
+			removed <- v
+		}
+		<-proceed
+		return nil
+	})
+	due := time.Now().Add(time.Millisecond)
+	r.Add(due, pipeline.KeyCAS{Key: "k", CAS: 1})
+	assert.Equal(t, pipeline.KeyCAS{Key: "k", CAS: 1}, <-removed)
+	r.Add(due, pipeline.KeyCAS{Key: "k", CAS: 2})
+	proceed <- struct{}{}
+	assert.Equal(t, pipeline.KeyCAS{Key: "k", CAS: 2}, <-removed)
+	proceed <- struct{}{}
+	memcachedtest.Eventually(t, func() bool { return r.size.Load() == 0 }, "what was removed is forgotten")
+	r.Stop()
+	r.Wait()
+}
+
 // Many values that end together are removed by one goroutine, in batches.
 func TestRemoverBatches(t *testing.T) {
 	const n = 3*batchSize + 1
