@@ -276,3 +276,28 @@ func TestIdleConnectionsDoNotProbe(t *testing.T) {
 	_, err := db.Get(t.Context(), "k")
 	require.Equal(t, kv.ErrNotFound, err, "the first probe used a connection from before")
 }
+
+// Other calls need not wait for the last reply of a long batch.
+func TestABatchThatProbesBringsTheServerBackWithItsFirstReply(t *testing.T) {
+	t.Parallel()
+	const retry = 200 * time.Millisecond
+	rest := make(chan struct{})
+	f, db := openDown(t, retry, memcachedtest.Script{"delete": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+		if cmd.Keys()[0] == "a" || c.Wait(rest) {
+			c.Say("DELETED\r\n")
+		}
+	}})
+	time.Sleep(retry)
+	done := make(chan error, 1)
+	go func() {
+		_, err := db.Delete(t.Context(), "a", "b", "c")
+		done <- err
+	}()
+	memcachedtest.Eventually(t, func() bool { return f.Count("delete") >= 2 }, "the batch has its first reply")
+	memcachedtest.Eventually(t, func() bool { return drivertest.Stat(t, db).State == memcacheddriver.ServerUp },
+		"the server is up while the batch runs")
+	_, err := db.Get(t.Context(), "k")
+	assert.Equal(t, kv.ErrNotFound, err)
+	close(rest)
+	assert.NoError(t, <-done)
+}
