@@ -46,14 +46,15 @@ type swap struct {
 // often it is swapped; [CASTTL] sets another. For that the server's clock is read
 // (stats). Behind memcached's own proxy it cannot be, and each swap may give or
 // take a second. On a server or proxy without the meta protocol (memcached before
-// 1.6.10, twemproxy) the rest of the life cannot be read: there the swapped value
-// does not expire unless CASTTL says so. A server without CAS numbers
+// 1.6.10, twemproxy), or one that did not answer when it was asked for that, the
+// rest of the life cannot be read: there the swapped value does not expire unless
+// CASTTL says so. A server without CAS numbers
 // (memcached -C) gives [kv.ErrNotSupported].
 //
-// It ends with ctx, but does not interrupt update. Each of its two exchanges with
-// the server, or three for a key that expires, has write and read timeouts of its
-// own. A swap
-// that was cut off by ctx or by a failure may or may not have happened.
+// It ends with ctx, but does not interrupt update. Each of its exchanges with the
+// server, two, or three or a few more for a key that expires, has write and read
+// timeouts of its own. A swap that was cut off by ctx or by a failure may or may not
+// have happened.
 func (db *MemcachedDB) CompareAndSwap(ctx context.Context, key string, update func(current []byte) ([]byte, error), opts ...CASOption) error {
 	const op = "cas"
 	s, err := db.use(op, key)

@@ -64,15 +64,14 @@
 //
 // A server that was restarted, or that closed idle connections, costs no call (on
 // Windows one for each such connection): a connection is looked at before it is
-// used again. A server that keeps failing is
-// taken to be down: calls to it give [ErrServerDown] at once, while the other
-// servers serve their keys; see [WithServerFailureLimit]. A failure is never
-// reported as a miss. Nothing is sent twice: the driver does not retry, as it
-// cannot know whether a write has happened.
+// used again. A server that keeps failing is taken to be down: calls to it give
+// [ErrServerDown] at once, while the other servers serve their keys; see
+// [WithServerFailureLimit]. A failure is never reported as a miss. Nothing is sent
+// twice: the driver does not retry, as it cannot know whether a write has happened.
 //
-// Every failure of the driver's own calls is an [OpError], or several of them for a batch. It says in one
-// line what happened, on which server and for which keys, and holds no password
-// and no value. Ask for its kind with [errors.Is]:
+// Every failure of the driver's own calls is an [OpError], or several of them for
+// a batch. It says in one line what happened, on which server and for which keys,
+// and holds no password and no value. Ask for its kind with [errors.Is]:
 //
 //	switch {
 //	case errors.Is(err, kv.ErrNotFound):                   // not there

@@ -116,6 +116,9 @@ func nodeStarter(t *testing.T) func(t *testing.T, args ...string) node {
 		err = docker.Health(ctx)
 	}
 	if err != nil {
+		if image := os.Getenv("MEMCACHED_IMAGE"); image != "" {
+			t.Fatalf("MEMCACHED_IMAGE=%s asks for containers, but Docker does not run: %v", image, err)
+		}
 		t.Logf("Docker does not run (%v): the cases run against local memcached processes instead", err)
 		return startProcess
 	}

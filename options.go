@@ -34,8 +34,8 @@ func setting(apply func(*config) error) driver.Option {
 //
 // [driver.WithReadTimeout] and [driver.WithWriteTimeout] set one of the two, and
 // [driver.WithDialTimeout] that for connecting (default 5 s: name look-up,
-// connect, TLS, authentication and the question what the server speaks). Of options that set the same, the last one
-// counts; every option beats the DSN.
+// connect, TLS, authentication and the question what the server speaks). Of
+// options that set the same, the last one counts; every option beats the DSN.
 func WithTimeout(d time.Duration) driver.Option {
 	return func(o *driver.DriverOptions) {
 		o.ReadTimeout = d
@@ -89,9 +89,8 @@ func WithServerFailureLimit(limit int, retryTimeout time.Duration) driver.Option
 // WithCredentials makes each connection log in by memcached's ASCII
 // authentication (memcached -Y). A server that refuses them gives [ErrAuth]; to
 // one that asks for no authentication they are not sent, which the log tells once.
-// Use it with TLS:
-// without, they cross the network in the clear, which the log warns of. DSN:
-// memcached://user:password@host, both percent-encoded.
+// Use it with TLS: without, they cross the network in the clear, which the log
+// warns of. DSN: memcached://user:password@host, both percent-encoded.
 func WithCredentials(user, password string) driver.Option {
 	return setting(func(c *config) error {
 		if user == "" {

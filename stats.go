@@ -10,8 +10,8 @@ const (
 	// ServerDown is one whose calls fail at once with [ErrServerDown].
 	ServerDown ServerState = "down"
 
-	// ServerProbing is one that is down and that a call is trying again, which has
-	// come to no verdict yet.
+	// ServerProbing is one that is down and that a call has tried again without a
+	// verdict yet: it is under way, or its caller ended it.
 	ServerProbing ServerState = "probing"
 )
 
@@ -34,7 +34,8 @@ type ServerStats struct {
 	Dials, DialErrors uint64
 
 	// StaleConns counts idle connections that turned out to be closed by the
-	// server, or too old, and were replaced before a call used them.
+	// server, or too old, and were replaced before a call used them. Those to a
+	// proxy that does not answer the question for meta are too old after a minute.
 	StaleConns uint64
 
 	// Timeouts counts dial, write and read timeouts of the driver's, not the

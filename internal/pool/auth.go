@@ -40,8 +40,9 @@ func (s *Server) authenticate(nc net.Conn) error {
 		}
 		return nil
 	}
-	if !strings.HasPrefix(line, "CLIENT_ERROR ") {
-		return fmt.Errorf("authentication: %w", protocol.LineError([]byte(line)))
+	var reply *protocol.ReplyError
+	if err := protocol.LineError([]byte(line)); !errors.As(err, &reply) || !reply.Unauthenticated() {
+		return fmt.Errorf("authentication: %w", err)
 	}
 	secret := s.cfg.User + " " + s.cfg.Password
 	line, err = ask(fmt.Sprintf("set auth 0 0 %d\r\n%s\r\n", len(secret), secret))

@@ -34,7 +34,7 @@ func (s *Server) dial(call context.Context) (*socket, error) {
 	}
 	var lookup *net.DNSError
 	switch {
-	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOENT):
+	case errors.Is(err, errRefused), errors.Is(err, syscall.ENOENT):
 		err = fmt.Errorf("%w (is memcached running there?)", err)
 	case errors.As(err, &lookup) && lookup.IsNotFound:
 		err = fmt.Errorf("%w (check the host name)", err)
@@ -44,6 +44,7 @@ func (s *Server) dial(call context.Context) (*socket, error) {
 		if ended(ctx) {
 			// Not the caller's deadline: its error must not be context's.
 			err = fmt.Errorf("no connection within the dial timeout of %v: %w", s.cfg.DialTimeout, os.ErrDeadlineExceeded)
+			s.answersMeta.Store(false)
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			s.timeouts.Add(1)
@@ -52,45 +53,57 @@ func (s *Server) dial(call context.Context) (*socket, error) {
 	return nil, &dialError{err}
 }
 
-// open connects and asks for meta. Where that gets no answer it connects anew,
-// without the question: what cannot take the question may serve all else.
+// open connects and asks for meta. A server that does not answer, twice where it
+// closes the connection, as it may just be restarting, is connected to anew and for
+// a while not asked: what cannot take the question may serve all else.
 func (s *Server) open(ctx context.Context) (*socket, error) {
-	sock, err := s.connect(ctx)
-	if err != nil {
-		return nil, err
+	for closed := 0; ; {
+		sock, err := s.connect(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if until := time.Unix(0, s.askAgain.Load()); time.Now().Before(until) {
+			sock.askAgain = until
+			return sock, nil
+		}
+		answers := s.answersMeta.Load() // and is frozen where it is silent
+		wait := s.cfg.ReadTimeout
+		if !answers {
+			wait = min(wait, s.cfg.DialTimeout/2) // which leaves time to connect anew
+		}
+		start := time.Now()
+		limit, cancel := context.WithTimeout(ctx, wait)
+		err = within(limit, sock.plain, func() (err error) {
+			sock.meta, err = askMeta(sock.Conn)
+			return err
+		})
+		silent := limit.Err() != nil
+		cancel()
+		if err == nil {
+			s.answersMeta.Store(true)
+			sock.proven = true
+			return sock, nil
+		}
+		sock.close()
+		switch {
+		case ended(ctx):
+			if !answers && time.Since(start) >= metaPatience {
+				s.doNotAsk()
+			}
+			return nil, err
+		case silent && answers:
+			s.answersMeta.Store(false)
+			return nil, fmt.Errorf("no complete reply within the read timeout of %v, which WithTimeout sets: %w", wait, os.ErrDeadlineExceeded)
+		case silent, err == errNoVerdict:
+			s.doNotAsk()
+		case isClosed(err):
+			if closed++; closed == 2 {
+				s.doNotAsk()
+			}
+		default:
+			return nil, err
+		}
 	}
-	before := s.question.Load()
-	wait := min(s.cfg.ReadTimeout, s.cfg.DialTimeout/2)
-	switch before {
-	case answered:
-		wait = s.cfg.ReadTimeout // it can: it is just slow, or frozen
-	case ignored:
-		wait = min(wait, metaWait)
-	}
-	limit, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
-	err = within(limit, sock.plain, func() (err error) {
-		sock.meta, err = askMeta(sock.Conn)
-		return err
-	})
-	if err == nil {
-		s.question.Store(answered)
-		sock.proven = true
-		return sock, nil
-	}
-	sock.close()
-	silent := limit.Err() != nil
-	if ctx.Err() != nil || !silent && !isClosed(err) {
-		return nil, err
-	}
-	s.question.Store(ignored)
-	if silent && before == answered {
-		return nil, fmt.Errorf("no complete reply within the read timeout of %v, which WithTimeout sets: %w", wait, os.ErrDeadlineExceeded)
-	}
-	if sock, err = s.connect(ctx); err == nil {
-		sock.askAgain = time.Now().Add(metaAgain)
-	}
-	return sock, err
 }
 
 // connect opens a connection and makes it ready for a command: TLS, then
@@ -134,6 +147,5 @@ func within(ctx context.Context, nc net.Conn, fn func() error) error {
 
 // isClosed reports whether the server ended the connection.
 func isClosed(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
-		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || isReset(err)
 }

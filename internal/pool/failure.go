@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"syscall"
 )
 
 // Error is a failure to talk to a server.
@@ -55,7 +54,7 @@ func (c *Conn) describe(err error) error {
 		return fmt.Errorf("no complete reply within the read timeout of %v, which WithTimeout sets%s: %w", cfg.ReadTimeout, hint, os.ErrDeadlineExceeded)
 	case errors.Is(err, io.EOF):
 		return fmt.Errorf("the server closed the connection%s: %w", hint, io.ErrUnexpectedEOF)
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+	case isReset(err):
 		return fmt.Errorf("the server closed the connection%s: %w", hint, err)
 	}
 	return err

@@ -18,7 +18,7 @@ type State string
 const (
 	Up      State = "up"
 	Down    State = "down"
-	Probing State = "probing" // down, and a call is finding out whether it still is
+	Probing State = "probing" // down, and a call has tried again without a verdict yet
 )
 
 // health is a circuit breaker: after enough failures in a row calls are refused,
@@ -33,7 +33,7 @@ type health struct {
 
 	mu      sync.Mutex
 	retryAt time.Time // while down: when the next call may probe
-	probing bool      // a call probes and has come to no verdict yet
+	probing bool      // a call was let through and no verdict has come
 	refusal error     // what refused calls get
 }
 

@@ -3,39 +3,36 @@ package pool
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
 )
 
 const (
-	// metaWait is how long a new connection waits for an answer to the question
-	// for meta where the last one got none: behind a proxy that swallows it every
-	// dial takes that much longer. The first one has a read timeout, as a busy
-	// machine may take its time to start.
-	metaWait = 500 * time.Millisecond
-
-	// metaAgain is how long a socket is used that was not asked, as the server had
-	// closed the one before or said nothing on it: it may just have been restarting.
+	// metaAgain is for how long a server is not asked for meta that has not
+	// answered, and how long the sockets are used that were not asked: it may just
+	// have been restarting, or be upgraded.
 	metaAgain = time.Minute
+
+	// metaPatience is how long a server that never answered must have been silent
+	// where the caller cannot wait any longer.
+	metaPatience = 100 * time.Millisecond
 )
 
-// What became of a server's last question for meta.
-const (
-	_ int32 = iota // nothing yet
-	answered
-	ignored // the connection was closed, or nothing came
-)
+// errNoVerdict means that an answer to the question for meta is neither yes nor
+// no, and that nobody knows whether the connection will last.
+var errNoVerdict = errors.New("no verdict on the meta protocol")
 
 // askMeta asks the server for its version and for nothing ("mn"), and reports
 // whether it speaks the meta protocol: whether it answers as memcached does
-// since 1.6.10. Others answer ERROR, or close the connection, as twemproxy does,
-// which hands on the version of the memcached behind it.
+// since 1.6.10. One before that answers ERROR. Proxies do what they like: twemproxy
+// closes the connection, and hands on the version of the memcached behind it;
+// mcrouter says something, and then closes.
 //
 // Each connection is asked, before anything else goes out on it: what would be
 // the value of a meta set runs as commands on a server that another one has
@@ -51,25 +48,36 @@ func askMeta(nc net.Conn) (bool, error) {
 	}
 	version, ok := bytes.CutPrefix(line, []byte("VERSION "))
 	if !ok {
-		// No version, no meta; but this line may be all that the server has to say.
-		err = protocol.LineError(line)
+		err := protocol.LineError(line)
 		var reply *protocol.ReplyError
 		switch {
 		case !errors.As(err, &reply):
 			return false, err
 		case reply.Unauthenticated():
 			return false, fmt.Errorf("%w: the server asks for a user and a password; give them by WithCredentials", ErrAuth)
-		case reply.InStep():
-			err = nil // a proxy's, about the server behind it
+		case strings.HasPrefix(reply.Line, "ERROR "):
+			return false, err // "Too many open connections"
 		}
+		return false, errNoVerdict
 	}
-	old := !ok || beforeMeta(string(version))
-	line, readErr := protocol.Line(r)
-	if readErr != nil {
-		return false, cmp.Or(err, readErr) // "ERROR Too many open connections"
+	old := beforeMeta(string(version))
+	line, err = protocol.Line(r)
+	switch {
+	case err != nil:
+		return false, err
+	case r.Buffered() > 0:
+		return false, protocol.ErrUnexpected
+	case string(line) == "MN":
+		return !old, nil
+	case string(line) == "ERROR", string(line) == "EN" && old:
+		return false, nil
 	}
-	return string(line) == "MN" && !old, nil
+	return false, errNoVerdict
 }
+
+// doNotAsk makes connections do without the question for a while, unless a request
+// on one of them fails: whoever answers there then may be another.
+func (s *Server) doNotAsk() { s.askAgain.Store(time.Now().Add(metaAgain).UnixNano()) }
 
 // beforeMeta reports whether a memcached is older than 1.6.10, before which its
 // meta commands had another form.

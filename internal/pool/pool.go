@@ -29,7 +29,7 @@ type Config struct {
 	// named twice weighs double.
 	Addrs []Addr
 
-	DialTimeout  time.Duration // name lookup, connect, TLS and authentication
+	DialTimeout  time.Duration // name look-up, connect, TLS, authentication, meta?
 	WriteTimeout time.Duration
 	ReadTimeout  time.Duration
 

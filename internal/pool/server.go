@@ -20,8 +20,9 @@ type Server struct {
 
 	health health
 	counters
-	openAccess atomic.Bool  // it asks for no authentication; said once
-	question   atomic.Int32 // what became of the last one for meta: see meta.go
+	openAccess  atomic.Bool  // it asks for no authentication; said once
+	answersMeta atomic.Bool  // it answered when it was last asked for meta
+	askAgain    atomic.Int64 // Unix nanoseconds: until then it is not asked, as it did not
 
 	mu     sync.Mutex
 	idle   []*socket // used last in first out: the oldest is idle[0]
@@ -139,6 +140,7 @@ func (s *Server) remove(sock *socket) {
 
 // failed counts a failure of the server's own.
 func (s *Server) failed(cause error) {
+	s.askAgain.Store(0)
 	var at *Error
 	if errors.As(cause, &at) {
 		cause = at.Err

@@ -61,15 +61,16 @@ func TestUnaskedSocketsAreRetired(t *testing.T) {
 	require.False(t, meta())
 	fake.SetScript(nil) // upgraded, but the socket does not know
 	require.False(t, meta())
-	require.EqualValues(t, 2, p.Servers[0].Stats().Dials)
+	require.EqualValues(t, 3, p.Servers[0].Stats().Dials)
 
 	idle := p.Servers[0].idle
 	require.Len(t, idle, 1)
 	require.WithinDuration(t, time.Now().Add(metaAgain), idle[0].askAgain, metaAgain/2)
 	idle[0].askAgain = time.Now()
+	p.Servers[0].askAgain.Store(time.Now().UnixNano())
 	require.True(t, meta())
-	require.EqualValues(t, 3, p.Servers[0].Stats().Dials)
+	require.EqualValues(t, 4, p.Servers[0].Stats().Dials)
 	require.EqualValues(t, 1, p.Servers[0].Stats().Stale)
 	require.True(t, meta())
-	require.EqualValues(t, 3, p.Servers[0].Stats().Dials)
+	require.EqualValues(t, 4, p.Servers[0].Stats().Dials)
 }

@@ -177,7 +177,7 @@ func (r *Remover) end(at time.Duration) {
 		_ = r.remove(batch)
 		r.mu.Lock()
 		for _, v := range batch {
-			if r.pending[v.Key].cas == v.CAS {
+			if p := r.pending[v.Key]; p.cas == v.CAS && p.at == inNone {
 				delete(r.pending, v.Key)
 			}
 		}

@@ -121,6 +121,29 @@ func TestRemoverSeesWhatIsWrittenMeanwhile(t *testing.T) {
 	r.Wait()
 }
 
+// An Expire while the removal is under way, which then fails: the value has the
+// same CAS number, and the time that Expire gave it.
+func TestRemoverKeepsANewTimeWhereTheRemovalFails(t *testing.T) {
+	removed, proceed := make(chan pipeline.KeyCAS), make(chan struct{})
+	r := New(func(values []pipeline.KeyCAS) error {
+		removed <- values[0]
+		<-proceed
+		return errors.New("no connection")
+	})
+	k := pipeline.KeyCAS{Key: "k", CAS: 1}
+	r.Add(time.Now().Add(time.Millisecond), k)
+	assert.Equal(t, k, <-removed)
+	later := time.Now().Add(50 * time.Millisecond)
+	r.Add(later, k)
+	proceed <- struct{}{}
+	assert.Equal(t, k, <-removed)
+	assert.False(t, time.Now().Before(later))
+	proceed <- struct{}{}
+	memcachedtest.Eventually(t, func() bool { return r.size.Load() == 0 }, "what was removed is forgotten")
+	r.Stop()
+	r.Wait()
+}
+
 // Many values that end together are removed by one goroutine, in batches.
 func TestRemoverBatches(t *testing.T) {
 	const n = 3*batchSize + 1
