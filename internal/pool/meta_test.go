@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xraph/grove/kv"
+	"github.com/xraph/grove/kv/driver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
@@ -153,6 +154,15 @@ func TestMetaIsAskedForOnceMoreWhereTheServerDies(t *testing.T) {
 	db := drivertest.Open(t, f.Addr(), memcacheddriver.WithTTLQuery())
 	_, err := db.TTL(t.Context(), "k")
 	require.Equal(t, kv.ErrNotFound, err)
+	require.EqualValues(t, 2, drivertest.Dials(db))
+}
+
+// The question leaves half of the dial timeout to connect anew.
+func TestMetaQuestionLeavesTimeToConnectAnew(t *testing.T) {
+	t.Parallel()
+	f := memcachedtest.StartFake(t, memcachedtest.Script{"mn": swallow})
+	db := drivertest.Open(t, f.Addr(), driver.WithDialTimeout(2*time.Second), driver.WithReadTimeout(drivertest.Never))
+	require.NoError(t, db.Set(t.Context(), "k", nil, 0))
 	require.EqualValues(t, 2, drivertest.Dials(db))
 }
 

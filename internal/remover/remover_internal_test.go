@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +23,7 @@ func TestRemoverIsBounded(t *testing.T) {
 	}
 	due := time.Now().Add(time.Hour)
 	r := New(nil)
+	assert.Equal(t, maxPending, r.limit)
 	r.limit = limit
 	defer r.Stop()
 	var before, after runtime.MemStats
@@ -85,13 +87,13 @@ func TestRemoverFollowsAMovedTime(t *testing.T) {
 	})
 	later, sooner := pipeline.KeyCAS{Key: "later", CAS: 1}, pipeline.KeyCAS{Key: "sooner", CAS: 1}
 	start := time.Now()
-	r.Add(start.Add(20*time.Millisecond), later)
+	r.Add(start.Add(time.Second), later)
 	r.Add(start.Add(time.Hour), sooner)
-	r.Add(start.Add(200*time.Millisecond), later)
-	r.Add(start.Add(100*time.Millisecond), sooner)
+	r.Add(start.Add(2*time.Second), later)
+	r.Add(start.Add(1500*time.Millisecond), sooner)
 	assert.Equal(t, sooner, <-removed)
 	assert.Equal(t, later, <-removed)
-	assert.GreaterOrEqual(t, time.Since(start), 200*time.Millisecond)
+	assert.GreaterOrEqual(t, time.Since(start), 2*time.Second)
 	memcachedtest.Eventually(t, func() bool { return r.size.Load() == 0 }, "what was removed is remembered")
 	r.Stop()
 	r.Wait()
@@ -148,23 +150,27 @@ func TestRemoverKeepsANewTimeWhereTheRemovalFails(t *testing.T) {
 func TestRemoverBatches(t *testing.T) {
 	const n = 3*batchSize + 1
 	sizes := make(chan int, n)
+	var running atomic.Int32
 	r := New(func(values []pipeline.KeyCAS) error {
+		assert.EqualValues(t, 1, running.Add(1), "removals at the same time")
 		time.Sleep(time.Millisecond) // while the others end
+		running.Add(-1)
 		sizes <- len(values)
 		return nil
 	})
 	due := time.Now().Add(10 * time.Millisecond)
 	for i := range n {
-		r.Add(due, pipeline.KeyCAS{Key: fmt.Sprint(i), CAS: 1})
+		r.Add(due.Add(time.Duration(i)*time.Microsecond), pipeline.KeyCAS{Key: fmt.Sprint(i), CAS: 1})
 	}
-	total := 0
+	batches, total := 0, 0
 	for total < n {
 		size := <-sizes
 		assert.LessOrEqual(t, size, batchSize)
 		total += size
+		batches++
 	}
 	assert.Equal(t, n, total)
+	assert.Less(t, batches, n/10)
 	r.Stop()
 	r.Wait()
-	assert.Less(t, len(sizes), n/10)
 }
