@@ -2,7 +2,6 @@ package memcacheddriver
 
 import (
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/xraph/grove/kv"
@@ -121,16 +120,15 @@ func WithStoreOptions(opts ...kv.Option) driver.Option {
 	})
 }
 
-// unset marks what no option has set: every value that an option may have is
-// told from it.
-const (
-	unset     time.Duration = math.MinInt64
-	unsetSize               = math.MinInt
-)
-
 // apply lets what the options set beat what the config has.
 func (c *config) apply(opts []driver.Option) error {
-	o := &driver.DriverOptions{PoolSize: unsetSize, DialTimeout: unset, ReadTimeout: unset, WriteTimeout: unset}
+	o := &driver.DriverOptions{
+		PoolSize:     c.maxIdleConns,
+		DialTimeout:  c.dialTimeout,
+		ReadTimeout:  c.readTimeout,
+		WriteTimeout: c.writeTimeout,
+		TLSConfig:    c.tls,
+	}
 	for _, opt := range opts {
 		if opt != nil {
 			opt(o)
@@ -147,20 +145,15 @@ func (c *config) apply(opts []driver.Option) error {
 		{"WithReadTimeout or WithTimeout", o.ReadTimeout, &c.readTimeout, defaults.readTimeout},
 		{"WithWriteTimeout or WithTimeout", o.WriteTimeout, &c.writeTimeout, defaults.writeTimeout},
 	} {
-		if d.value == unset {
-			continue
-		}
 		if err := notNegative(d.option, d.value); err != nil {
 			return err
 		}
 		*d.to = orDefault(d.value, d.byDefault)
 	}
-	if o.PoolSize != unsetSize {
-		if o.PoolSize < 0 {
-			return fmt.Errorf("%w: WithMaxIdleConns or WithPoolSize: %d is negative", ErrInvalidOption, o.PoolSize)
-		}
-		c.maxIdleConns = orDefault(o.PoolSize, defaults.maxIdleConns)
+	if o.PoolSize < 0 {
+		return fmt.Errorf("%w: WithMaxIdleConns or WithPoolSize: %d is negative", ErrInvalidOption, o.PoolSize)
 	}
+	c.maxIdleConns = orDefault(o.PoolSize, defaults.maxIdleConns)
 	if o.TLSConfig != nil {
 		c.tls = o.TLSConfig
 	}

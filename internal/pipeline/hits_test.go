@@ -1,6 +1,8 @@
 package pipeline_test
 
 import (
+	"slices"
+
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
@@ -18,10 +20,16 @@ func hits(say func(c *memcachedtest.FakeConn, reply string)) memcachedtest.Scrip
 		return func(c *memcachedtest.FakeConn, _ memcachedtest.Command) { say(c, reply) }
 	}
 	return memcachedtest.Script{
-		"get":    get,
-		"gets":   get,
-		"set":    always("STORED\r\n"),
-		"ms":     always(""),
+		"get":  get,
+		"gets": get,
+		"set":  always("STORED\r\n"),
+		"ms": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+			reply := "HD c1\r\n"
+			if slices.Contains(cmd.Args, "q") {
+				reply = ""
+			}
+			say(c, reply)
+		},
 		"delete": always("DELETED\r\n"),
 		"mg":     always("HD\r\n"),
 	}

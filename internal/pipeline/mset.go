@@ -36,7 +36,15 @@ func MSet(c *pool.Conn, items []Item, expiration int32, refused func(items []Ite
 		if err != nil {
 			return err
 		}
-		n, err = x.setEach(items[small:], expiration, refused)
+		sets := make([]Set, len(items)-small)
+		for i, it := range items[small:] {
+			sets[i] = Set{Item: it, Expiration: Expiration{expiration, expiration}}
+		}
+		n, err = x.setAll(sets, func(i int, r SetResult) {
+			if r.Err != nil {
+				refused(items[small+i:small+i+1], r.Err)
+			}
+		})
 		unanswered = items[small+n:]
 		return err
 	})
@@ -93,22 +101,4 @@ func (x *exchange) untilNoop() (refused, err error) {
 			return refused, protocol.ErrUnexpected
 		}
 	}
-}
-
-// setEach stores items by classic commands and returns how many the server
-// answered for.
-func (x *exchange) setEach(items []Item, expiration int32, refused func([]Item, error)) (answered int, err error) {
-	return x.run(len(items), shortWindow, func(i int) error {
-		return x.set(&Set{Item: items[i], Expiration: Expiration{Classic: expiration}})
-	}, func(i int) error {
-		line, err := protocol.Line(x.r)
-		if err != nil || string(line) == "STORED" {
-			return err
-		}
-		if err = protocol.LineError(line); refusal(err) {
-			refused(items[i:i+1], err)
-			return nil
-		}
-		return err
-	})
 }

@@ -56,30 +56,35 @@ type SetResult struct {
 // has come, in their order.
 func SetAll(c *pool.Conn, sets []Set, answered func(i int, r SetResult)) error {
 	return do(c, func(x *exchange) error {
-		write, status := x.set, classicStatus
-		if x.conn.Meta() {
-			write, status = func(s *Set) error { return x.metaSet(s, " c") }, metaStatus
-		}
-		_, err := x.run(len(sets), shortWindow, func(i int) error {
-			return write(&sets[i])
-		}, func(i int) error {
-			line, err := protocol.Line(x.r)
-			if err != nil {
-				return err
-			}
-			r, err := status(line)
-			switch {
-			case refusal(err):
-				r.Err = err
-			case err != nil:
-				return err
-			case !sets[i].has(r.Status):
-				return protocol.ErrUnexpected
-			}
-			answered(i, r)
-			return nil
-		})
+		_, err := x.setAll(sets, answered)
 		return err
+	})
+}
+
+// setAll returns how many answers there were.
+func (x *exchange) setAll(sets []Set, answered func(i int, r SetResult)) (int, error) {
+	write, status := x.set, classicStatus
+	if x.conn.Meta() {
+		write, status = func(s *Set) error { return x.metaSet(s, " c") }, metaStatus
+	}
+	return x.run(len(sets), shortWindow, func(i int) error {
+		return write(&sets[i])
+	}, func(i int) error {
+		line, err := protocol.Line(x.r)
+		if err != nil {
+			return err
+		}
+		r, err := status(line)
+		switch {
+		case refusal(err):
+			r.Err = err
+		case err != nil:
+			return err
+		case !sets[i].has(r.Status):
+			return protocol.ErrUnexpected
+		}
+		answered(i, r)
+		return nil
 	})
 }
 
