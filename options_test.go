@@ -24,7 +24,8 @@ import (
 
 func ms(n int) time.Duration { return time.Duration(n) * time.Millisecond }
 
-// Which one ends a call shows in its error; none of an hour does.
+// Which one ends a call shows in its error; none of an hour does. Those of reading
+// and writing leave a busy machine the time for the dial's question.
 func TestTimeoutsAreThoseThatWereSet(t *testing.T) {
 	t.Parallel()
 	silent := memcachedtest.StartFake(t, memcachedtest.AfterDial(memcachedtest.Hang)).Addr()
@@ -52,10 +53,10 @@ func TestTimeoutsAreThoseThatWereSet(t *testing.T) {
 		call func(*memcacheddriver.MemcachedDB) error
 		says string
 	}{
-		{"WithTimeout: read", silent, "", []driver.Option{memcacheddriver.WithTimeout(ms(31))}, read, "read timeout of 31ms"},
-		{"WithTimeout: write", deaf, "", []driver.Option{memcacheddriver.WithTimeout(ms(31))}, write, "write timeout of 31ms"},
-		{"WithReadTimeout", silent, "", []driver.Option{driver.WithReadTimeout(ms(32)), driver.WithWriteTimeout(time.Hour)}, read, "read timeout of 32ms"},
-		{"WithWriteTimeout", deaf, "", []driver.Option{driver.WithWriteTimeout(ms(33)), driver.WithReadTimeout(time.Hour)}, write, "write timeout of 33ms"},
+		{"WithTimeout: read", silent, "", []driver.Option{memcacheddriver.WithTimeout(ms(310))}, read, "read timeout of 310ms"},
+		{"WithTimeout: write", deaf, "", []driver.Option{memcacheddriver.WithTimeout(ms(310))}, write, "write timeout of 310ms"},
+		{"WithReadTimeout", silent, "", []driver.Option{driver.WithReadTimeout(ms(320)), driver.WithWriteTimeout(time.Hour)}, read, "read timeout of 320ms"},
+		{"WithWriteTimeout", deaf, "", []driver.Option{driver.WithWriteTimeout(ms(330)), driver.WithReadTimeout(time.Hour)}, write, "write timeout of 330ms"},
 		{"WithDialTimeout: TLS", mute, "", []driver.Option{
 			driver.WithDialTimeout(ms(34)), memcacheddriver.WithTimeout(time.Hour), driver.WithTLSConfig(&tls.Config{}),
 		}, dial, "dial timeout of 34ms"},
@@ -63,20 +64,20 @@ func TestTimeoutsAreThoseThatWereSet(t *testing.T) {
 			driver.WithDialTimeout(ms(34)), memcacheddriver.WithTimeout(time.Hour), memcacheddriver.WithCredentials("ann", "hunter2"),
 		}, dial, "dial timeout of 34ms"},
 
-		{"the last one counts: WithReadTimeout", silent, "", []driver.Option{memcacheddriver.WithTimeout(time.Hour), driver.WithReadTimeout(ms(35))}, read, "read timeout of 35ms"},
-		{"the last one counts: WithTimeout", silent, "", []driver.Option{driver.WithReadTimeout(time.Hour), memcacheddriver.WithTimeout(ms(36))}, read, "read timeout of 36ms"},
+		{"the last one counts: WithReadTimeout", silent, "", []driver.Option{memcacheddriver.WithTimeout(time.Hour), driver.WithReadTimeout(ms(350))}, read, "read timeout of 350ms"},
+		{"the last one counts: WithTimeout", silent, "", []driver.Option{driver.WithReadTimeout(time.Hour), memcacheddriver.WithTimeout(ms(360))}, read, "read timeout of 360ms"},
 
-		{"DSN: timeout is for reading", silent, "?timeout=37ms", nil, read, "read timeout of 37ms"},
-		{"DSN: timeout is for writing", deaf, "?timeout=37ms", nil, write, "write timeout of 37ms"},
-		{"DSN: read_timeout", silent, "?read_timeout=38ms", nil, read, "read timeout of 38ms"},
-		{"DSN: write_timeout", deaf, "?write_timeout=39ms", nil, write, "write timeout of 39ms"},
+		{"DSN: timeout is for reading", silent, "?timeout=370ms", nil, read, "read timeout of 370ms"},
+		{"DSN: timeout is for writing", deaf, "?timeout=370ms", nil, write, "write timeout of 370ms"},
+		{"DSN: read_timeout", silent, "?timeout=1h&read_timeout=380ms", nil, read, "read timeout of 380ms"},
+		{"DSN: write_timeout", deaf, "?timeout=1h&write_timeout=390ms", nil, write, "write timeout of 390ms"},
 		{"DSN: dial_timeout", mute, "?dial_timeout=40ms&tls=true", nil, dial, "dial timeout of 40ms"},
 
-		{"an option beats the DSN: WithTimeout", silent, "?timeout=1h", []driver.Option{memcacheddriver.WithTimeout(ms(41))}, read, "read timeout of 41ms"},
-		{"an option beats the DSN: the special one", silent, "?read_timeout=1h", []driver.Option{memcacheddriver.WithTimeout(ms(42))}, read, "read timeout of 42ms"},
-		{"an option beats the DSN: WithWriteTimeout", deaf, "?write_timeout=1h", []driver.Option{driver.WithWriteTimeout(ms(43))}, write, "write timeout of 43ms"},
+		{"an option beats the DSN: WithTimeout", silent, "?timeout=1h", []driver.Option{memcacheddriver.WithTimeout(ms(410))}, read, "read timeout of 410ms"},
+		{"an option beats the DSN: the special one", silent, "?read_timeout=1h", []driver.Option{memcacheddriver.WithTimeout(ms(420))}, read, "read timeout of 420ms"},
+		{"an option beats the DSN: WithWriteTimeout", deaf, "?write_timeout=1h", []driver.Option{driver.WithWriteTimeout(ms(430))}, write, "write timeout of 430ms"},
 		{"an option beats the DSN: WithDialTimeout", mute, "?dial_timeout=1h&tls=true", []driver.Option{driver.WithDialTimeout(ms(44))}, dial, "dial timeout of 44ms"},
-		{"an option for one leaves the other to the DSN", silent, "?timeout=45ms", []driver.Option{driver.WithWriteTimeout(time.Hour)}, read, "read timeout of 45ms"},
+		{"an option for one leaves the other to the DSN", silent, "?timeout=450ms", []driver.Option{driver.WithWriteTimeout(time.Hour)}, read, "read timeout of 450ms"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
