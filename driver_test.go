@@ -17,10 +17,153 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xraph/grove/kv"
+	"github.com/xraph/grove/kv/driver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
+
+func TestADriverThatIsNotOpenRefusesEveryCall(t *testing.T) {
+	t.Parallel()
+	f := memcachedtest.StartFake(t, nil)
+	closed := drivertest.Open(t, f.Addr())
+	require.NoError(t, closed.Ping(t.Context()))
+	kept := closed.Client()
+	_, err := kept.Get("k")
+	require.Equal(t, memcache.ErrCacheMiss, err)
+	require.NoError(t, closed.Close())
+	before := f.Received()
+
+	refused := func(c *memcache.Client, state string) {
+		t.Helper()
+		_, err := c.Get("k")
+		assert.ErrorIs(t, err, memcacheddriver.ErrNotOpen, state)
+		assert.ErrorIs(t, c.Set(&memcache.Item{Key: "k"}), memcacheddriver.ErrNotOpen, state)
+		assert.ErrorIs(t, c.Ping(), memcacheddriver.ErrNotOpen, state)
+	}
+	for state, db := range map[string]*memcacheddriver.MemcachedDB{"never opened": memcacheddriver.New(), "closed": closed} {
+		for _, call := range drivertest.Calls {
+			assert.ErrorIs(t, call.Run(t.Context(), db, "k"), memcacheddriver.ErrNotOpen, "%s, %s", state, call.Name)
+		}
+		assert.ErrorIs(t, db.Do(t.Context(), func(*memcache.Client) error { t.Error("called"); return nil }), memcacheddriver.ErrNotOpen, state)
+		refused(db.Client(), state)
+		_, err = db.MGet(t.Context(), nil)
+		assert.ErrorIs(t, err, memcacheddriver.ErrNotOpen, "%s: MGet of nothing", state)
+		assert.Nil(t, db.Stats(), state)
+		assert.NoError(t, db.Close(), state)
+		assert.Equal(t, "memcached", db.Info().Name, state)
+	}
+	refused(kept, "a client of before")
+	assert.Equal(t, before, f.Received())
+
+	require.NoError(t, closed.Open(t.Context(), f.Addr()))
+	require.NoError(t, closed.Ping(t.Context()), "it can be opened again")
+	refused(kept, "a client of before, of a driver that was opened again")
+}
+
+func TestOpenAndClose(t *testing.T) {
+	t.Parallel()
+	addr := memcachedtest.Addr(t)
+	db := memcacheddriver.New()
+	require.Error(t, db.Open(t.Context(), ""))
+	require.NoError(t, db.Open(t.Context(), addr), "a failed Open left the driver open")
+	require.ErrorIs(t, db.Open(t.Context(), addr), memcacheddriver.ErrAlreadyOpen)
+	require.NoError(t, db.Ping(t.Context()), "the second Open broke the first")
+	require.NoError(t, db.Close())
+	require.NoError(t, db.Close())
+	require.NoError(t, db.Open(t.Context(), addr), "a closed driver can be opened again")
+	require.NoError(t, db.Ping(t.Context()))
+	require.NoError(t, db.Close())
+}
+
+// A service starts while its caches are down, and while their names are not
+// known.
+func TestOpenDialsNothing(t *testing.T) {
+	t.Parallel()
+	f := memcachedtest.StartFake(t, nil)
+	db := drivertest.Open(t, f.Addr())
+	assert.Zero(t, drivertest.Dials(db))
+	require.NoError(t, db.Ping(t.Context()))
+	assert.Equal(t, 1, f.Accepted(), "Ping needs one connection, and Open none")
+
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	down := memcacheddriver.New()
+	require.NoError(t, down.Open(ended, "no-such-host.invalid,127.0.0.1:1,/no/such/socket"))
+	require.NoError(t, down.Close())
+}
+
+// No call fails otherwise than by being closed, and no connection is left.
+func TestOpenCloseAndCallsAtOnce(t *testing.T) {
+	t.Parallel()
+	plain := memcachedtest.Start(t)
+	secure, config := memcachedtest.StartTLS(t)
+	for name, c := range map[string]struct {
+		server *memcachedtest.Server
+		opts   []driver.Option
+	}{"plain": {plain, nil}, "TLS": {secure, []driver.Option{driver.WithTLSConfig(config)}}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			count := drivertest.Connections(t, c.server)
+			db := memcacheddriver.New()
+			key := drivertest.Key()
+			var served atomic.Int64
+			open := func() {
+				err := db.Open(t.Context(), c.server.Addr(), append(c.opts, memcacheddriver.WithTTLQuery())...)
+				if !errors.Is(err, memcacheddriver.ErrAlreadyOpen) {
+					assert.NoError(t, err)
+				}
+			}
+
+			stop := make(chan struct{})
+			var callers sync.WaitGroup
+			calls := append([]drivertest.Call{{Name: "native", Run: func(_ context.Context, db *memcacheddriver.MemcachedDB, key string) error {
+				return db.Client().Set(&memcache.Item{Key: key, Value: []byte("1")})
+			}}}, drivertest.Calls...)
+			for _, call := range calls {
+				callers.Go(func() {
+					for {
+						select {
+						case <-stop:
+							return
+						default:
+						}
+						err := call.Run(t.Context(), db, key)
+						switch {
+						case err == nil:
+							served.Add(1)
+						case errors.Is(err, memcacheddriver.ErrNotOpen):
+							time.Sleep(50 * time.Microsecond)
+						case !errors.Is(err, kv.ErrConflict):
+							t.Errorf("%s: %v", call.Name, err)
+							return
+						}
+						db.Stats()
+					}
+				})
+			}
+			var openers sync.WaitGroup
+			for range 2 {
+				openers.Go(func() {
+					for i := range 40 {
+						open()
+						time.Sleep(time.Duration(i%4) * time.Millisecond)
+						assert.NoError(t, db.Close())
+					}
+				})
+			}
+			openers.Wait()
+			// However slow the machine, calls get through while nobody closes.
+			open()
+			before := served.Load()
+			memcachedtest.Eventually(t, func() bool { return served.Load() > before }, "a call is served")
+			close(stop)
+			callers.Wait()
+			require.NoError(t, db.Close())
+			memcachedtest.Eventually(t, func() bool { return count() == 0 }, "the server has lost all connections")
+		})
+	}
+}
 
 // Grove compares it by ==.
 func TestAMissIsErrNotFoundItself(t *testing.T) {
@@ -128,25 +271,6 @@ func TestTheValueOfAnotherKeyIsAnError(t *testing.T) {
 	}
 }
 
-func TestAContextThatHasEndedSendsNothing(t *testing.T) {
-	t.Parallel()
-	db := drivertest.OpenShared(t, memcacheddriver.WithTTLQuery())
-	cancelled, cancel := context.WithCancel(t.Context())
-	cancel()
-	late, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
-	defer cancel()
-	for _, ctx := range []context.Context{cancelled, late} {
-		for _, call := range drivertest.Calls {
-			err := call.Run(ctx, db, drivertest.Key())
-			if assert.ErrorIs(t, err, ctx.Err(), call.Name) {
-				assert.True(t, strings.HasPrefix(err.Error(), "memcacheddriver: "), "%s: %v", call.Name, err)
-			}
-		}
-		assert.ErrorIs(t, db.Do(ctx, func(*memcache.Client) error { t.Error("called"); return nil }), ctx.Err())
-	}
-	assert.Zero(t, drivertest.Dials(db))
-}
-
 func TestDoReturnsWhatFnReturns(t *testing.T) {
 	t.Parallel()
 	db, key := drivertest.OpenShared(t), drivertest.Key()
@@ -164,50 +288,6 @@ func TestDoReturnsWhatFnReturns(t *testing.T) {
 		_, err := c.Get(drivertest.Key())
 		return err
 	}) == memcache.ErrCacheMiss)
-}
-
-func TestTheClientOfDoServesManyGoroutines(t *testing.T) {
-	t.Parallel()
-	db, key := drivertest.OpenShared(t), drivertest.Key()
-	require.NoError(t, db.Set(t.Context(), key, []byte("42"), 0))
-	require.NoError(t, db.Do(t.Context(), func(c *memcache.Client) error {
-		var all sync.WaitGroup
-		for range 8 {
-			all.Go(func() {
-				_, err := c.Increment(key, 1)
-				assert.NoError(t, err)
-			})
-		}
-		all.Wait()
-		return nil
-	}))
-	got, err := db.Get(t.Context(), key)
-	require.NoError(t, err)
-	assert.Equal(t, "50", string(got))
-}
-
-func TestAPanicInDoTakesNoConnectionWithIt(t *testing.T) {
-	t.Parallel()
-	db := drivertest.OpenShared(t)
-	assert.PanicsWithValue(t, "fn's own", func() {
-		_ = db.Do(t.Context(), func(c *memcache.Client) error {
-			assert.NoError(t, c.Ping())
-			panic("fn's own")
-		})
-	})
-	drivertest.RequireIdle(t, db)
-}
-
-func TestTheContextOfDoEndsWhatFnWaitsFor(t *testing.T) {
-	t.Parallel()
-	f := memcachedtest.StartFake(t, memcachedtest.AfterDial(memcachedtest.Hang))
-	db := drivertest.Open(t, f.Addr(), memcacheddriver.WithTimeout(drivertest.Never))
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	assert.ErrorIs(t, db.Do(ctx, func(c *memcache.Client) error {
-		_, err := c.Get("key")
-		return err
-	}), context.DeadlineExceeded)
 }
 
 func TestManyGoroutinesGetEachTheirOwnReplies(t *testing.T) {

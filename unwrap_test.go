@@ -99,16 +99,23 @@ func TestOpenStoreOpensADriverThatItOwns(t *testing.T) {
 	assert.Nil(t, store)
 	assert.ErrorIs(t, err, memcacheddriver.ErrInvalidDSN)
 
-	store = drivertest.OpenStore(t, memcachedtest.Addr(t)+"?timeout=5s")
+	server := memcachedtest.Start(t)
+	count := drivertest.Connections(t, server)
+	store = drivertest.OpenStore(t, server.Addr()+"?timeout=5s")
 	key := drivertest.Key()
 	require.NoError(t, store.Set(ctx, key, "value"))
 	raw, err := store.GetRaw(ctx, key)
 	require.NoError(t, err)
 	assert.Equal(t, `"value"`, string(raw), "the codec is JSON, as kv.Open's")
 
-	// Closing the store closes the driver.
-	db := memcacheddriver.Unwrap(store)
+	// Closing the store closes the driver, and what comes later names no connection
+	// error.
+	db, client := memcacheddriver.Unwrap(store), memcacheddriver.UnwrapClient(store)
 	require.NoError(t, store.Close())
 	assert.ErrorIs(t, db.Ping(ctx), memcacheddriver.ErrNotOpen)
 	assert.Equal(t, kv.ErrStoreClosed, store.Get(ctx, key, new(string)))
+	_, err = client.Get(key)
+	require.ErrorIs(t, err, memcacheddriver.ErrNotOpen)
+	assert.NotContains(t, err.Error(), "use of closed")
+	memcachedtest.Eventually(t, func() bool { return count() == 0 }, "the server has lost all connections")
 }

@@ -2,7 +2,6 @@ package pipeline_test
 
 import (
 	"context"
-	"os"
 	"testing"
 	"time"
 
@@ -71,33 +70,6 @@ func TestTimeoutIsForEachReplyOfABatch(t *testing.T) {
 				assert.Greater(t, time.Since(start), 3*timeout/2, "the test is too quick to tell")
 				return
 			}
-		})
-	}
-}
-
-func TestTimeoutEndsAReplyThatDrips(t *testing.T) {
-	t.Parallel()
-	const timeout = 500 * time.Millisecond
-	for name, begin := range map[string]string{
-		"a value": "VALUE a 0 1000000\r\n",
-		"a line":  "VALUE ",
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			drip := func(c *memcachedtest.FakeConn, _ memcachedtest.Command) {
-				for text := begin; c.Say(text); text = "x" {
-					time.Sleep(timeout / 20)
-				}
-			}
-			db := drivertest.Open(t, memcachedtest.StartFake(t, memcachedtest.Script{"get": drip}).Addr(), memcacheddriver.WithTimeout(timeout))
-			ctx, cancel := context.WithTimeout(t.Context(), drivertest.Never)
-			defer cancel()
-			start := time.Now()
-			_, err := db.MGet(ctx, []string{"a", "b"})
-			require.ErrorIs(t, err, os.ErrDeadlineExceeded)
-			require.NotErrorIs(t, err, context.DeadlineExceeded, "only the context ended it")
-			assert.GreaterOrEqual(t, time.Since(start), timeout)
-			assert.EqualValues(t, 1, drivertest.Stat(t, db).Timeouts)
 		})
 	}
 }

@@ -235,42 +235,80 @@ func TestRefusals(t *testing.T) {
 	assert.Equal(t, 1, dials(old), "a refusal cost the connection")
 }
 
-// TestSetAnswers: what a broken proxy did not store must not pass for stored, nor
-// for the answer to another kind of set.
-func TestSetAnswers(t *testing.T) {
-	plain, add, cas := Set{}, Set{Mode: ModeAdd}, Set{CAS: 7}
-	for _, c := range []struct {
-		meta, classic string
-		status        Status
-		fits          []Set
+func TestMisses(t *testing.T) {
+	for _, p := range []*pool.Pool{fake(t, nil), fake(t, classic(memcachedtest.Script{}))} {
+		require.NoError(t, use(t, p, func(c *pool.Conn) error {
+			found, err := Fetch(c, "k")
+			assert.Nil(t, found)
+			return err
+		}))
+		require.NoError(t, use(t, p, func(c *pool.Conn) error {
+			n, err := Exists(c, []string{"k", "l"})
+			assert.Zero(t, n)
+			return err
+		}))
+		require.NoError(t, use(t, p, func(c *pool.Conn) error {
+			_, ok, err := Touch(c, "k", Expiration{})
+			assert.False(t, ok)
+			return err
+		}))
+		assert.Equal(t, 1, idle(p))
+		assert.Equal(t, 1, dials(p))
+	}
+	p := fake(t, nil)
+	require.NoError(t, use(t, p, func(c *pool.Conn) error {
+		ttl, err := TTL(c, "k")
+		assert.Zero(t, ttl)
+		return err
+	}))
+}
+
+// TestUnexpected: a reply of another command's is none.
+func TestUnexpected(t *testing.T) {
+	fetch := func(c *pool.Conn) error {
+		_, err := Fetch(c, "k")
+		return err
+	}
+	touch := func(c *pool.Conn) error {
+		_, _, err := Touch(c, "k", Expiration{})
+		return err
+	}
+	for name, c := range map[string]struct {
+		classic bool
+		replies []string
+		run     func(*pool.Conn) error
 	}{
-		{"HD\r\n", "STORED\r\n", StatusStored, []Set{plain, add, cas}},
-		{"NS\r\n", "NOT_STORED\r\n", StatusNotStored, []Set{add, cas}},
-		{"EX\r\n", "EXISTS\r\n", StatusExists, []Set{cas}},
-		{"NF\r\n", "NOT_FOUND\r\n", StatusNotFound, []Set{cas}},
-		{"EN\r\n", "END\r\n", StatusRefused, nil},
+		"exists": {false, []string{"VA 1\r\nx\r\n", "NF\r\n", "MN\r\n", "END\r\n"}, func(c *pool.Conn) error {
+			_, err := Exists(c, []string{"k", "l"})
+			return err
+		}},
+		"fetch": {false, []string{"HD\r\n", "MN\r\n", "VALUE k 0 1\r\nx\r\n", "VA 1 t1 c1 f0\r\nxx\r\n"}, fetch},
+		"classic fetch": {true, []string{
+			"VA 1\r\nx\r\n", "VALUE l 0 1 1\r\nx\r\nEND\r\n", "VALUE k 0 1 1\r\nxx\r\nEND\r\n",
+			"VALUE k 0 1 x\r\nx\r\nEND\r\n", "VALUE k 4294967296 1 1\r\nx\r\nEND\r\n", "VALUE k 0 1 1\r\nx\r\nVALUE k 0 1 1\r\nx\r\nEND\r\n",
+		}, fetch},
+		"ttl": {false, []string{"VA 1\r\nx\r\n", "MN\r\n", "HD tx\r\n"}, func(c *pool.Conn) error {
+			_, err := TTL(c, "k")
+			return err
+		}},
+		"touch":         {false, []string{"VA 1\r\nx\r\n", "NF\r\n", "TOUCHED\r\n"}, touch},
+		"classic touch": {true, []string{"HD\r\n", "STORED\r\n", "END\r\n"}, touch},
+		"delete of values": {false, []string{"EN\r\n", "DELETED\r\n", "NS\r\n"}, func(c *pool.Conn) error {
+			return DeleteCAS(c, []KeyCAS{{"k", 1}})
+		}},
+		"expires at": {false, []string{"VA 1\r\nx\r\n", "MN\r\n", "HD t5\r\nSTAT time x\r\nEND\r\nHD t5\r\n", "HD t5\r\nEN\r\n"}, func(c *pool.Conn) error {
+			_, err := ExpiresAt(c, "k")
+			return err
+		}},
 	} {
-		say := memcachedtest.Script{"ms": memcachedtest.Say(c.meta)}
-		for _, verb := range []string{"set", "add", "cas"} {
-			say[verb] = memcachedtest.Say(c.classic)
-		}
-		for name, script := range map[string]memcachedtest.Script{"meta": say, "classic": classic(maps.Clone(say))} {
-			p := fake(t, script)
-			for _, set := range []Set{plain, add, cas} {
-				fits := slices.ContainsFunc(c.fits, func(s Set) bool { return s.Mode == set.Mode && s.CAS == set.CAS })
-				set.Item = Item{"k", []byte("v")}
-				status := StatusRefused
-				err := use(t, p, func(pc *pool.Conn) error {
-					return SetAll(pc, []Set{set}, func(_ int, r SetResult) { status = r.Status })
-				})
-				if fits {
-					require.NoError(t, err, "%s: %+v: %q", name, set, c.classic)
-					assert.Equal(t, c.status, status)
-				} else {
-					require.ErrorIs(t, err, protocol.ErrUnexpected, "%s: %+v: %q", name, set, c.classic)
-					assert.Zero(t, idle(p), "the connection was kept")
-				}
+		for _, reply := range c.replies {
+			script := ends(reply)
+			if c.classic {
+				script = classic(script)
 			}
+			p := fake(t, script)
+			assert.ErrorIs(t, use(t, p, c.run), protocol.ErrUnexpected, "%s: %q", name, reply)
+			assert.Zero(t, idle(p), "%s: %q: the connection was kept", name, reply)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -59,8 +60,11 @@ func TestEndedContextSendsNothing(t *testing.T) {
 			for _, call := range drivertest.Calls {
 				err := call.Run(ctx, db, "k")
 				assert.ErrorIs(t, err, ctx.Err(), "%s, %s, %d idle", call.Name, end.name, idle)
-				assert.ErrorIs(t, err, end.err, "%s, %s, %d idle", call.Name, end.name, idle)
+				if assert.ErrorIs(t, err, end.err, "%s, %s, %d idle", call.Name, end.name, idle) {
+					assert.True(t, strings.HasPrefix(err.Error(), "memcacheddriver: "), "%s, %s: %v", call.Name, end.name, err)
+				}
 			}
+			assert.ErrorIs(t, db.Do(ctx, func(*memcache.Client) error { t.Error("called"); return nil }), end.err, end.name)
 			stop()
 		}
 		assert.Equal(t, conns, server.Accepted(), "%d idle", idle)

@@ -11,9 +11,6 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
-
-	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 )
 
 // outcome is all that a client sees of a reply stream.
@@ -166,62 +163,4 @@ func FuzzReplies(f *testing.F) {
 			}
 		}
 	})
-}
-
-// TestHostileSize announces a gigabyte and sends a few bytes.
-func TestHostileSize(t *testing.T) {
-	for _, in := range []string{"VALUE k 0 1000000000\r\nfew bytes", "VA 1000000000 t-1\r\nfew bytes"} {
-		for _, parse := range []func(*bufio.Reader, func(*bufio.Reader, int) ([]byte, error)) outcome{classicReplies, metaReplies} {
-			var before, after runtime.MemStats
-			runtime.ReadMemStats(&before)
-			o := parse(bufio.NewReaderSize(strings.NewReader(in), 4096), Data)
-			runtime.ReadMemStats(&after)
-			require.Error(t, o.err)
-			require.Empty(t, o.values)
-			assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(2*growBy), in)
-		}
-	}
-}
-
-// TestLargeValueMemory reads a value of many times growBy: room that grows with what
-// comes must not cost several times the value.
-func TestLargeValueMemory(t *testing.T) {
-	const size = 64 << 20
-	r := bufio.NewReaderSize(io.MultiReader(io.LimitReader(zeros{}, size), strings.NewReader("\r\n")), 32<<10)
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	value, err := Data(r, size)
-	runtime.ReadMemStats(&after)
-	require.NoError(t, err)
-	require.Len(t, value, size)
-	assert.LessOrEqual(t, cap(value), size+size/4, "room that nobody needs stays with the value")
-	assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(4*size))
-}
-
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
-
-// TestLineAllocates nothing: lines are read a hundred thousand times in a batch.
-func TestLineAllocates(t *testing.T) {
-	in := strings.NewReader("")
-	r := bufio.NewReader(in)
-	assert.Zero(t, testing.AllocsPerRun(100, func() {
-		in.Reset("VALUE key 0 5 17\r\nhello\r\nVA 5 t-1 c3 f0\r\nhello\r\nHD\r\n")
-		r.Reset(in)
-		line, _ := Line(r)
-		v, ok, err := ParseValue(line)
-		if !ok || err != nil || SkipData(r, v.Size) != nil {
-			t.Fatal("VALUE", err)
-		}
-		line, _ = Line(r)
-		m, err := ParseMeta(line)
-		if err != nil || SkipData(r, m.Size) != nil {
-			t.Fatal("VA", err)
-		}
-		line, _ = Line(r)
-		if m, err := ParseMeta(line); err != nil || m.Code != "HD" {
-			t.Fatal("HD", err)
-		}
-	}))
 }

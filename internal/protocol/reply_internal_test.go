@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -66,47 +67,6 @@ func TestParseValue(t *testing.T) {
 			assert.Equal(t, line, reply.Line)
 		}
 		assert.False(t, ok, line)
-	}
-}
-
-func TestParseMeta(t *testing.T) {
-	for line, want := range map[string]Meta{
-		"HD":                         {Code: "HD"},
-		"HD ":                        {Code: "HD"},
-		"EN":                         {Code: "EN"},
-		"NF":                         {Code: "NF"},
-		"NS":                         {Code: "NS"},
-		"EX":                         {Code: "EX"},
-		"MN":                         {Code: "MN"},
-		"HD t-1":                     {Code: "HD", TTL: -1},
-		"HD t0":                      {Code: "HD"},
-		"HD t3600 c7 f4294967295":    {Code: "HD", TTL: 3600, CAS: 7, Flags: 1<<32 - 1},
-		"HD  t5  c6 ":                {Code: "HD", TTL: 5, CAS: 6},
-		"HD c18446744073709551615":   {Code: "HD", CAS: 1<<64 - 1},
-		"HD W Z X kkey Oopaque b t9": {Code: "HD", TTL: 9},
-		"VA 0":                       {Code: "VA"},
-		"VA 5 t-1 c3 f2":             {Code: "VA", Size: 5, TTL: -1, CAS: 3, Flags: 2},
-		"VA 1073741824":              {Code: "VA", Size: 1 << 30},
-	} {
-		got, err := ParseMeta([]byte(line))
-		assert.NoError(t, err, "%q", line)
-		assert.Equal(t, want, got, "%q", line)
-	}
-
-	for _, line := range []string{
-		"", " ", " HD", "hd", "H", "HDD", "XX", "OK", "END", "VALUE k 0 1", "HD\tt1",
-		"VA", "VA ", "VA x", "VA -1", "VA +1", "VA t1", "VA  5", "VA 1073741825", "VA 18446744073709551616",
-		"HD t", "HD tx", "HD t99999999999999999999", "HD c", "HD c-1", "HD c18446744073709551616",
-		"HD f", "HD f4294967296", "HD f-1", "VA 1 fx",
-	} {
-		_, err := ParseMeta([]byte(line))
-		assert.ErrorIs(t, err, ErrUnexpected, "%q", line)
-	}
-
-	for _, line := range []string{"ERROR", "CLIENT_ERROR bad command line format", "SERVER_ERROR busy"} {
-		_, err := ParseMeta([]byte(line))
-		var reply *ReplyError
-		assert.ErrorAs(t, err, &reply, line)
 	}
 }
 
@@ -266,4 +226,62 @@ func TestData(t *testing.T) {
 func pattern(size int) []byte {
 	const text = "END\r\nVALUE k 0 3\r\nabc\r\nSERVER_ERROR x\r\n\x00\xff"
 	return []byte(strings.Repeat(text, size/len(text)+1)[:size])
+}
+
+// TestHostileSize announces a gigabyte and sends a few bytes.
+func TestHostileSize(t *testing.T) {
+	for _, in := range []string{"VALUE k 0 1000000000\r\nfew bytes", "VA 1000000000 t-1\r\nfew bytes"} {
+		for _, parse := range []func(*bufio.Reader, func(*bufio.Reader, int) ([]byte, error)) outcome{classicReplies, metaReplies} {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			o := parse(bufio.NewReaderSize(strings.NewReader(in), 4096), Data)
+			runtime.ReadMemStats(&after)
+			require.Error(t, o.err)
+			require.Empty(t, o.values)
+			assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(2*growBy), in)
+		}
+	}
+}
+
+// TestLargeValueMemory reads a value of many times growBy: room that grows with what
+// comes must not cost several times the value.
+func TestLargeValueMemory(t *testing.T) {
+	const size = 64 << 20
+	r := bufio.NewReaderSize(io.MultiReader(io.LimitReader(zeros{}, size), strings.NewReader("\r\n")), 32<<10)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	value, err := Data(r, size)
+	runtime.ReadMemStats(&after)
+	require.NoError(t, err)
+	require.Len(t, value, size)
+	assert.LessOrEqual(t, cap(value), size+size/4, "room that nobody needs stays with the value")
+	assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(4*size))
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// TestLineAllocates nothing: lines are read a hundred thousand times in a batch.
+func TestLineAllocates(t *testing.T) {
+	in := strings.NewReader("")
+	r := bufio.NewReader(in)
+	assert.Zero(t, testing.AllocsPerRun(100, func() {
+		in.Reset("VALUE key 0 5 17\r\nhello\r\nVA 5 t-1 c3 f0\r\nhello\r\nHD\r\n")
+		r.Reset(in)
+		line, _ := Line(r)
+		v, ok, err := ParseValue(line)
+		if !ok || err != nil || SkipData(r, v.Size) != nil {
+			t.Fatal("VALUE", err)
+		}
+		line, _ = Line(r)
+		m, err := ParseMeta(line)
+		if err != nil || SkipData(r, m.Size) != nil {
+			t.Fatal("VA", err)
+		}
+		line, _ = Line(r)
+		if m, err := ParseMeta(line); err != nil || m.Code != "HD" {
+			t.Fatal("HD", err)
+		}
+	}))
 }

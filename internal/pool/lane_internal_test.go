@@ -1,0 +1,105 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// An abort that comes as a call ends must not reach the next call on the lane or
+// on its socket.
+func TestAbortRacesWithTheEndOfACall(t *testing.T) {
+	p := open(t, nil)
+	var callers sync.WaitGroup
+	for range 2 {
+		callers.Go(func() {
+			aborted := 0
+			for i := range 2000 {
+				ctx, cancel := context.WithCancel(context.Background())
+				spin := rand.IntN(20)
+				gone := make(chan struct{})
+				err := p.Do(ctx, func(l *Lane) error {
+					err := get(l)
+					go func() {
+						for range spin {
+							runtime.Gosched()
+						}
+						cancel()
+						close(gone)
+					}()
+					for range rand.IntN(20) {
+						runtime.Gosched()
+					}
+					return err
+				})
+				if err != nil && !errors.Is(err, context.Canceled) {
+					t.Errorf("call %d: %v", i, err)
+				}
+				if ctx.Err() != nil {
+					aborted++
+				}
+				// The next one, which nobody cancels, while the abort may still come.
+				if err := p.Do(context.Background(), get); err != nil {
+					t.Errorf("the call after call %d: %v", i, err)
+				}
+				<-gone
+			}
+			if aborted == 0 {
+				t.Error("no context ended before its call did")
+			}
+		})
+	}
+	callers.Wait()
+	st := p.Servers[0].Stats()
+	require.Zero(t, st.InUse)
+	require.Zero(t, st.Timeouts)
+	require.Equal(t, Up, st.State)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, l := range p.lanes {
+		require.False(t, l.aborted.Load())
+		require.Empty(t, l.done)
+		require.Equal(t, context.Background(), l.ctx)
+	}
+}
+
+// A lane that fn left by a panic or runtime.Goexit is not used again: nobody
+// knows who still has it.
+func TestLaneOfAPanicIsNotReused(t *testing.T) {
+	p := open(t, nil)
+	var lanes []*Lane
+	for range 3 {
+		func() {
+			defer func() { _ = recover() }()
+			_ = p.Do(context.Background(), func(l *Lane) error {
+				lanes = append(lanes, l)
+				_ = get(l)
+				panic("mine")
+			})
+		}()
+		require.Empty(t, p.lanes)
+	}
+	require.NotSame(t, lanes[0], lanes[1])
+	require.NotSame(t, lanes[1], lanes[2])
+	require.Zero(t, p.Servers[0].Stats().InUse)
+	require.Zero(t, p.Servers[0].Stats().Idle)
+}
+
+// A lane keeps no connection that its client has closed.
+func TestLaneForgetsClosedConnections(t *testing.T) {
+	p := open(t, nil)
+	_ = p.Do(context.Background(), func(l *Lane) error {
+		var all sync.WaitGroup
+		for range 20 {
+			all.Go(func() { _ = get(l) })
+		}
+		all.Wait()
+		require.Len(t, l.conns, 1)
+		return nil
+	})
+}
