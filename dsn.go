@@ -39,7 +39,7 @@ func parseDSN(dsn string, c *config) ([]pool.Addr, error) {
 		}
 	}
 	if strings.Contains(query, "@") {
-		return nil, invalidDSN("there is an @ behind the ?; percent-encode what is special in the user and the password")
+		return nil, invalidDSN("there is an @ after the ?; percent-encode what is special in the user and the password")
 	}
 	if strings.TrimSpace(servers) == "" {
 		return nil, invalidDSN("it names no server; an example is mc1:11211,mc2:11211")

@@ -104,7 +104,7 @@ func (s *servers) checkFigures(w io.Writer, p plan) (failed int, err error) {
 const reopenings = 4
 
 // ratio is the median of the rounds' ratios: both sides of one are measured one
-// right behind the other, so that a slow moment of the machine is in both.
+// right after the other, so that a slow moment of the machine is in both.
 func (s *servers) ratio(f figure, p plan) (medians [2]time.Duration, ratio float64, err error) {
 	var ratios []float64
 	var times [2][]time.Duration

@@ -54,7 +54,7 @@ All servers and clients were on that one machine, on the loopback interface.
 ## Figures
 
 Ratios of times: medians of rounds in which both sides were measured one right
-behind the other. *tuned* and *by hand* are explained below the second table.
+after the other. *tuned* and *by hand* are explained below the second table.
 
 `, runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), strings.Join(s.versions, ", "))
 	return s.checkFigures(w, p)
