@@ -57,12 +57,13 @@ func (s *Server) dial(call context.Context) (*socket, error) {
 // closes the connection, as it may just be restarting, is connected to anew and for
 // a while not asked: what cannot take the question may serve all else.
 func (s *Server) open(ctx context.Context) (*socket, error) {
+	until := time.Unix(0, s.askAgain.Load()) // when to ask again
 	for closed := 0; ; {
 		sock, err := s.connect(ctx)
 		if err != nil {
 			return nil, err
 		}
-		if until := time.Unix(0, s.askAgain.Load()); time.Now().Before(until) {
+		if time.Now().Before(until) {
 			sock.askAgain = until
 			return sock, nil
 		}
@@ -95,10 +96,10 @@ func (s *Server) open(ctx context.Context) (*socket, error) {
 			s.answersMeta.Store(false)
 			return nil, fmt.Errorf("no complete reply within the read timeout of %v, which WithTimeout sets: %w", wait, os.ErrDeadlineExceeded)
 		case silent, err == errNoVerdict:
-			s.doNotAsk()
+			until = s.doNotAsk()
 		case isClosed(err):
 			if closed++; closed == 2 {
-				s.doNotAsk()
+				until = s.doNotAsk()
 			}
 		default:
 			return nil, err

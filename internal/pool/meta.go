@@ -77,7 +77,11 @@ func askMeta(nc net.Conn) (bool, error) {
 
 // doNotAsk makes connections do without the question for a while, unless a request
 // on one of them fails: whoever answers there then may be another.
-func (s *Server) doNotAsk() { s.askAgain.Store(time.Now().Add(metaAgain).UnixNano()) }
+func (s *Server) doNotAsk() (until time.Time) {
+	until = time.Now().Add(metaAgain)
+	s.askAgain.Store(until.UnixNano())
+	return until
+}
 
 // beforeMeta reports whether a memcached is older than 1.6.10, before which its
 // meta commands had another form.
