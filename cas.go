@@ -48,8 +48,8 @@ type swap struct {
 // take a second. On a server or proxy without the meta protocol (memcached before
 // 1.6.10, twemproxy), or one that did not answer when it was asked for that, the
 // rest of the life cannot be read: there the swapped value does not expire unless
-// CASTTL says so. A server without CAS numbers
-// (memcached -C) gives [kv.ErrNotSupported].
+// CASTTL says so. A server without CAS numbers (memcached -C) gives
+// [kv.ErrNotSupported].
 //
 // It ends with ctx, but does not interrupt update. Each of its exchanges with the
 // server, two, or three or a few more for a key that expires, has write and read

@@ -100,41 +100,33 @@ func (s *Set) has(status Status) bool {
 	return true
 }
 
+var (
+	metaStatuses = map[string]Status{
+		"HD": StatusStored, "NS": StatusNotStored, "EX": StatusExists, "NF": StatusNotFound,
+	}
+	classicStatuses = map[string]Status{
+		"STORED": StatusStored, "NOT_STORED": StatusNotStored, "EXISTS": StatusExists, "NOT_FOUND": StatusNotFound,
+	}
+)
+
 func metaStatus(line []byte) (r SetResult, err error) {
 	m, err := protocol.ParseMeta(line)
 	if err != nil {
 		return r, err
 	}
-	r.CAS = m.CAS
-	switch m.Code {
-	case "HD":
-		r.Status = StatusStored
-	case "NS":
-		r.Status = StatusNotStored
-	case "EX":
-		r.Status = StatusExists
-	case "NF":
-		r.Status = StatusNotFound
-	default:
+	status, ok := metaStatuses[m.Code]
+	if !ok {
 		return r, protocol.ErrUnexpected
 	}
-	return r, nil
+	return SetResult{Status: status, CAS: m.CAS}, nil
 }
 
 func classicStatus(line []byte) (r SetResult, err error) {
-	switch string(line) {
-	case "STORED":
-		r.Status = StatusStored
-	case "NOT_STORED":
-		r.Status = StatusNotStored
-	case "EXISTS":
-		r.Status = StatusExists
-	case "NOT_FOUND":
-		r.Status = StatusNotFound
-	default:
+	status, ok := classicStatuses[string(line)]
+	if !ok {
 		return r, protocol.LineError(line)
 	}
-	return r, nil
+	return SetResult{Status: status}, nil
 }
 
 // metaSet appends s as a meta set, with flags beside those that it needs itself.

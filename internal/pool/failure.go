@@ -29,10 +29,10 @@ func (c *Conn) fail(err error) error {
 		c.Drop()
 		return ErrClosed
 	}
-	err = &Error{s.Address, c.describe(err)}
+	cause := c.describe(err)
 	c.Drop()
-	s.failed(err)
-	return err
+	s.failed(cause)
+	return &Error{s.Address, cause}
 }
 
 // describe says what a bare I/O error means here, and what to do.

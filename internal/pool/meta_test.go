@@ -166,6 +166,31 @@ func TestMetaQuestionLeavesTimeToConnectAnew(t *testing.T) {
 	require.EqualValues(t, 2, drivertest.Dials(db))
 }
 
+// A server that answered before and is silent is frozen, or another one has taken
+// its place: the first dial fails, and those that follow do without the question.
+func TestMetaSilenceOfAServerThatAnsweredFailsOneDial(t *testing.T) {
+	t.Parallel()
+	for name, opts := range map[string][]driver.Option{
+		"by the read timeout": {driver.WithReadTimeout(300 * time.Millisecond)},
+		"by the dial timeout": {driver.WithDialTimeout(time.Second), driver.WithReadTimeout(drivertest.Never)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := memcachedtest.StartFake(t, nil)
+			db := drivertest.Open(t, f.Addr(), append(opts, memcacheddriver.WithServerFailureLimit(0, 0))...)
+			memcachedtest.Eventually(t, func() bool { return db.Ping(t.Context()) == nil }, "the server answers")
+			f.Close()
+			memcachedtest.StartFakeOn(t, f.Addr(), memcachedtest.Script{"mn": swallow})
+			time.Sleep(rest)
+			before := drivertest.Stat(t, db).DialErrors
+			err := db.Set(t.Context(), "k", nil, 0)
+			require.ErrorContains(t, err, name[len("by the "):]+" of")
+			require.Equal(t, before+1, drivertest.Stat(t, db).DialErrors)
+			memcachedtest.Eventually(t, func() bool { return db.Set(t.Context(), "k", nil, 0) == nil }, "a call is served")
+		})
+	}
+}
+
 // Callers who cannot wait for an answer that never comes are served all the same.
 func TestMetaIsNotAskedForByImpatientCallersForEver(t *testing.T) {
 	t.Parallel()

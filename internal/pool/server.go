@@ -2,7 +2,6 @@ package pool
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -141,10 +140,6 @@ func (s *Server) remove(sock *socket) {
 // failed counts a failure of the server's own.
 func (s *Server) failed(cause error) {
 	s.askAgain.Store(0)
-	var at *Error
-	if errors.As(cause, &at) {
-		cause = at.Err
-	}
 	if s.health.failed(cause) {
 		// The next connection is a new one, by a new look-up of the name: the old
 		// ones may wait for a host that is gone, each for a whole timeout.
