@@ -3,9 +3,8 @@ package memcacheddriver
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
-
-	"github.com/bradfitz/gomemcache/memcache"
 
 	"github.com/xraph/grove/kv"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pipeline"
@@ -24,12 +23,9 @@ func CASTTL(ttl time.Duration) CASOption {
 // swap is one CompareAndSwap under way.
 type swap struct {
 	session *session
-	server  *pool.Server
 	key     string
 	ttl     *time.Duration // of CASTTL
-
-	current    memcache.Item // Value, Flags, CasID
-	expiration int32         // of the value to store, unless ttl says otherwise
+	current *pipeline.Found
 }
 
 // CompareAndSwap reads key, calls update with its value, and stores what update
@@ -43,8 +39,10 @@ type swap struct {
 // long it takes. It is called once, or not at all.
 //
 // The item's flags stay, and so does what it has left to live, exactly, however
-// often it is swapped; [CASTTL] sets another. For that the server's clock is read
-// (stats). Behind memcached's own proxy it cannot be, and each swap may give or
+// often it is swapped, also where an Expire changes it while update runs; [CASTTL]
+// sets another. For that the server's clock is read (stats), in the exchange before
+// the last one: what changes the life of a key that expires in the moment between
+// the two is undone. Behind memcached's own proxy it cannot be, and each swap may give or
 // take a second. On a server or proxy without the meta protocol (memcached before
 // 1.6.10, twemproxy), or one that did not answer when it was asked for that, the
 // rest of the life cannot be read: there the swapped value does not expire unless
@@ -61,11 +59,11 @@ func (db *MemcachedDB) CompareAndSwap(ctx context.Context, key string, update fu
 	if err != nil {
 		return err
 	}
-	w := &swap{session: s, server: s.pool.Pick(key), key: key}
+	w := &swap{session: s, key: key}
 	for _, opt := range opts {
 		opt(w)
 	}
-	if err := w.finish(op, s.pool.Do(ctx, w.read)); err != nil {
+	if err := s.viaConn(ctx, op, key, w.read); err != nil {
 		return err
 	}
 	value, err := update(w.current.Value)
@@ -73,74 +71,90 @@ func (db *MemcachedDB) CompareAndSwap(ctx context.Context, key string, update fu
 		return &OpError{Op: op, Keys: []string{key}, Err: fmt.Errorf("update: %w", err)}
 	}
 	w.current.Value = value
-	return w.finish(op, s.pool.Do(ctx, w.write))
+	return s.viaConn(ctx, op, key, w.write)
 }
 
-// finish makes one of a swap's answers, or an [OpError], of err.
-func (w *swap) finish(op string, err error) error {
+func (w *swap) read(c *pool.Conn) (err error) {
+	w.current, err = pipeline.Fetch(c, w.key)
 	switch {
-	case err == nil:
-		return nil
-	case err == memcache.ErrCASConflict:
-		return &OpError{op, w.server.String(), []string{w.key}, kv.ErrConflict}
-	case err == memcache.ErrCacheMiss, err == memcache.ErrNotStored:
+	case err != nil:
+		return err
+	case w.current == nil:
 		return kv.ErrNotFound
 	}
-	return w.session.failure(op, w.key, err)
+	return checkCAS(w.current.CAS)
 }
 
-func (w *swap) read(l *pool.Lane) error {
-	c := l.Conn(w.server)
-	found, err := pipeline.Fetch(c, w.key)
+func (w *swap) write(c *pool.Conn) error {
+	began := time.Now()
+	expires, due, subsecond, err := w.expiration(c)
 	if err != nil {
 		return err
 	}
-	if found == nil {
-		return memcache.ErrCacheMiss
-	}
-	if err := checkCAS(found.CAS); err != nil {
-		return err
-	}
-	w.current = memcache.Item{Key: w.key, Value: found.Value, Flags: found.Flags, CasID: found.CAS}
-	if found.TTL >= 0 && w.ttl == nil {
-		w.expiration, err = keepExpiration(c, w.key, found.TTL)
-	}
-	return err
-}
-
-func (w *swap) write(l *pool.Lane) error {
-	due, subsecond := w.session.removerOf(w.key).Due(w.key, w.current.CasID)
-	expirations := pipeline.Expiration{Meta: w.expiration, Classic: w.expiration}
-	if w.ttl != nil {
-		due, subsecond = time.Now().Add(*w.ttl), isSubsecond(*w.ttl)
-		expirations = subsecondExpiration
-		w.expiration = expiration(*w.ttl, time.Now())
-	}
-	if !subsecond {
-		w.current.Expiration = w.expiration
-		return l.Client.CompareAndSwap(&w.current)
-	}
-	// Only a meta set tells the CAS number that the removal needs.
-	var result pipeline.SetResult
-	err := pipeline.SetAll(l.Conn(w.server), []pipeline.Set{{
+	set := pipeline.Set{
 		Item:       pipeline.Item{Key: w.key, Value: w.current.Value},
 		Flags:      w.current.Flags,
-		Expiration: expirations,
-		CAS:        w.current.CasID,
-	}}, func(_ int, r pipeline.SetResult) { result = r })
+		Expiration: expires,
+		CAS:        w.current.CAS,
+	}
+	left := int64(-1)
+	var result pipeline.SetResult
+	if subsecond {
+		// Only a meta set tells the CAS number that the removal needs.
+		err = pipeline.SetAll(c, []pipeline.Set{set}, func(_ int, r pipeline.SetResult) { result = r })
+	} else {
+		left, result, err = pipeline.Swap(c, set)
+	}
 	if err != nil {
 		return err
 	}
 	switch result.Status {
-	case pipeline.StatusStored:
-		w.session.removerOf(w.key).Add(due, pipeline.KeyCAS{Key: w.key, CAS: result.CAS})
-		return nil
 	case pipeline.StatusExists:
-		return memcache.ErrCASConflict
+		return kv.ErrConflict
 	case pipeline.StatusNotFound, pipeline.StatusNotStored:
-		return memcache.ErrCacheMiss
+		return kv.ErrNotFound
+	case pipeline.StatusRefused:
+		return result.Err
 	}
-	return result.Err
+	switch {
+	case subsecond:
+		w.session.removers[c.Server().Index].Add(began, due, pipeline.KeyCAS{Key: w.key, CAS: result.CAS})
+	case left > 0 && expires.Classic == 0 && w.ttl == nil:
+		// The key has been given a life since it was read, which the swap has just
+		// undone.
+		_, _, err = pipeline.Touch(c, w.key, seconds(time.Duration(left)*time.Second))
+	}
+	return err
+}
+
+// expiration returns that of the value to store, and when the driver is to remove
+// it where the life is subsecond.
+func (w *swap) expiration(c *pool.Conn) (expires pipeline.Expiration, due time.Time, subsecond bool, err error) {
+	if w.ttl != nil {
+		if isSubsecond(*w.ttl) {
+			return subsecondExpiration, time.Now().Add(*w.ttl), true, nil
+		}
+		return seconds(*w.ttl), due, false, nil
+	}
+	left := w.current.TTL
+	due, subsecond = w.session.removers[c.Server().Index].Due(w.key, w.current.CAS)
+	if subsecond {
+		// The number may be another value's since the server was restarted, or the
+		// life another one since the key was read.
+		switch now, err := pipeline.TTL(c, w.key); {
+		case err == pipeline.ErrNoMeta:
+		case err != nil:
+			return expires, due, false, err
+		case 0 <= now && now <= backstop:
+			return subsecondExpiration, due, true, nil
+		default:
+			left = now
+		}
+	}
+	if left >= 0 {
+		expires, err = keepExpiration(c, w.key, left)
+	}
+	return expires, due, false, err
 }
 
 // checkCAS refuses what cannot be compared: the server would take 0 for no
@@ -153,23 +167,28 @@ func checkCAS(cas uint64) error {
 }
 
 // keepExpiration returns the expiration that lets a key expire when it would have.
+// It had left seconds to live when it was read, and is asked for that again, as it
+// may have been given another life since.
 //
-// Writing back the seconds that were read would not: where the server's clock
+// Writing back the seconds that were read would not do: where the server's clock
 // ticks between the read and the write the key gains a second, so that one that
 // is swapped without pause would never expire. The time is therefore written as a
 // Unix time by the server's own clock, which is the same however often it is read
 // and written.
-func keepExpiration(c *pool.Conn, key string, seconds int64) (int32, error) {
-	at, err := pipeline.ExpiresAt(c, key)
+func keepExpiration(c *pool.Conn, key string, left int64) (pipeline.Expiration, error) {
+	at, now, err := pipeline.ExpiresAt(c, key)
 	switch {
-	case err == pipeline.ErrNoClock, err == pipeline.ErrNoMeta:
-		return expiration(time.Duration(seconds)*time.Second, time.Now()), nil
-	case err != nil:
-		return 0, err
-	case at == 0:
-		return 0, memcache.ErrCacheMiss
-	case at < 0:
-		return 0, nil // since it was read; the swap will tell whether it changed
+	case err == pipeline.ErrNoMeta:
+	case err != nil && err != pipeline.ErrNoClock:
+		return pipeline.Expiration{}, err
+	case now == 0:
+		return pipeline.Expiration{}, kv.ErrNotFound
+	case now < 0:
+		return pipeline.Expiration{}, nil // the swap will tell whether the value has changed, too
+	case err == nil && at <= math.MaxInt32:
+		return pipeline.Expiration{Meta: int32(at), Classic: int32(at)}, nil
+	default:
+		left = now
 	}
-	return clampUnix(at), nil
+	return seconds(time.Duration(left) * time.Second), nil
 }

@@ -327,6 +327,35 @@ func TestCompareAndSwapOfAKeyThatLosesItsTTL(t *testing.T) {
 	assert.Equal(t, 1, f.Count("cas"))
 }
 
+// An Expire during a swap is not undone by it: the value does not change with it,
+// so that the swap has no conflict.
+func TestExpireDuringASwapStays(t *testing.T) {
+	t.Parallel()
+	const subsecond = 300 * time.Millisecond
+	ctx, addr := t.Context(), memcachedtest.Start(t).Addr()
+	db, other := drivertest.Open(t, addr, memcacheddriver.WithTTLQuery()), drivertest.Open(t, addr)
+	for _, before := range []time.Duration{0, 900 * time.Millisecond, time.Minute, 2 * time.Hour, 60 * 24 * time.Hour} {
+		for _, by := range []*memcacheddriver.MemcachedDB{db, other} {
+			for _, ttl := range []time.Duration{0, subsecond, time.Minute, time.Hour, 40 * 24 * time.Hour} {
+				if ttl == subsecond && by == other {
+					continue // of another's only the server's part is seen
+				}
+				key, began := drivertest.Key(), time.Now()
+				require.NoError(t, db.Set(ctx, key, []byte("1"), before))
+				require.NoError(t, db.CompareAndSwap(ctx, key, func(v []byte) ([]byte, error) {
+					return append(v, '+'), by.Expire(ctx, key, ttl)
+				}), "%v, then %v", before, ttl)
+				if ttl != subsecond {
+					assertLives(t, db, key, life{began, ttl})
+					continue
+				}
+				memcachedtest.Eventually(t, func() bool { return !exists(t, other, key) }, "%v, then %v, is over", before, ttl)
+				assert.Less(t, time.Since(began), time.Second, "%v, then %v: the server ended it", before, ttl)
+			}
+		}
+	}
+}
+
 // A server without CAS numbers cannot tell whether a value has changed: a swap
 // would lose what another client writes.
 func TestCompareAndSwapNeedsCASNumbers(t *testing.T) {

@@ -117,8 +117,7 @@ func (db *MemcachedDB) Do(ctx context.Context, fn func(*memcache.Client) error) 
 
 // Get returns the value of key, which is the caller's to keep and change. A key
 // that is not there is [kv.ErrNotFound] itself. A value of no bytes is not nil.
-// Get ends with ctx, at the latest after the dial, write and read timeouts. A
-// value whose TTL under a second is over, by this driver's reckoning, is a miss.
+// Get ends with ctx, at the latest after the dial, write and read timeouts.
 func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
 	s, err := db.use("get", key)
 	if err != nil {
@@ -129,15 +128,13 @@ func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
 		item, err = get(c, key)
 		return err
 	})
-	switch {
-	case err == memcache.ErrCacheMiss:
-		return nil, kv.ErrNotFound
-	case err != nil:
-		return nil, err
-	case s.removerOf(key).Over(key, item.CasID):
+	switch err {
+	case nil:
+		return item.Value, nil
+	case memcache.ErrCacheMiss:
 		return nil, kv.ErrNotFound
 	}
-	return item.Value, nil
+	return nil, err
 }
 
 // get is gomemcache's, which does not look whether it is key's value that came.
@@ -153,14 +150,17 @@ func get(c *memcache.Client, key string) (*memcache.Item, error) {
 // expired already, so that the key is gone. memcached counts whole seconds by a
 // clock of its own: a ttl that is not whole is rounded up, and the value ends up
 // to a second before that; one of 1 s may end at once. A ttl of more than 30 days
-// is sent as a date, by this machine's clock.
+// is sent as a date, by this machine's clock, and ends up to two seconds before; one
+// that ends after January 2038, which no memcached knows, ends then, or after 30
+// days if that is later.
 //
 // A ttl under a second is exact to a few milliseconds where the server speaks
 // the meta protocol (memcached 1.6.10): the driver removes the value itself when
-// its time is over, unless it has been replaced. If the driver is closed before,
-// cannot reach the server, or the server has no CAS numbers (memcached -C), the
-// server does so after at most 3 s. A longer life that another client gives it by
-// touch does not count. Elsewhere it is rounded up to a second.
+// its time is over, unless it has been replaced or given a longer life. None of the
+// driver's calls sees it from then on, even where it could not be removed yet; Do,
+// Client and other clients see it until it is. If the driver is closed before, or the
+// server has no CAS numbers (memcached -C), the server ends it after at most 3 s.
+// Elsewhere it is rounded up to a second.
 //
 // value is the caller's again when Set returns. A Set that was cut off by ctx or
 // by a failure may or may not have happened.

@@ -3,6 +3,8 @@ package memcacheddriver
 import (
 	"math"
 	"time"
+
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pipeline"
 )
 
 // maxRelative is the longest expiration that memcached reads as seconds from
@@ -10,25 +12,42 @@ import (
 // times").
 const maxRelative = 30 * 24 * time.Hour
 
-// expiration converts a TTL for the server: 0 for none, seconds or a Unix time
-// rounded up, never down to a shorter life (or to 0, which would be for ever),
-// and -1, already expired, for a negative one.
+// expired is a Unix time that has passed. A negative expiration would do for
+// memcached, but twemproxy closes the connection on one.
+const expired = int32(maxRelative/time.Second) + 1
+
+// expiration converts a TTL for the server: 0 for none, expired for a negative
+// one, else seconds, rounded up, never down to 0, which would be for ever, or
+// where that is too long a Unix time. The value ends a second or two before that:
+// the server's clock may be a second late, and a value must not live longer than it
+// was given.
 func expiration(ttl time.Duration, now time.Time) int32 {
 	switch {
 	case ttl == 0:
 		return 0
 	case ttl < 0:
-		return -1
+		return expired
 	case ttl <= maxRelative:
 		return int32((ttl + time.Second - 1) / time.Second)
 	}
-	at := now.Add(ttl)
-	unix := at.Unix()
-	if at.Nanosecond() > 0 {
-		unix++
-	}
-	return clampUnix(unix)
+	return expirationAt(now.Add(ttl).Unix()-1, now)
 }
 
-// clampUnix keeps a Unix time within what gomemcache can send.
-func clampUnix(at int64) int32 { return int32(min(at, math.MaxInt32)) }
+// expirationAt converts a Unix time for the server, all versions of which read 32
+// bits of it: what ends after January 2038 ends then, or after 30 days if that is
+// later.
+func expirationAt(unix int64, now time.Time) int32 {
+	switch {
+	case unix <= math.MaxInt32:
+		return int32(unix)
+	case now.Add(maxRelative).Unix() < math.MaxInt32:
+		return math.MaxInt32
+	}
+	return int32(maxRelative / time.Second)
+}
+
+// seconds is the expiration of a ttl that is given now, on any server.
+func seconds(ttl time.Duration) pipeline.Expiration {
+	e := expiration(ttl, time.Now())
+	return pipeline.Expiration{Meta: e, Classic: e}
+}

@@ -122,14 +122,15 @@ func FuzzKey(f *testing.F) {
 func FuzzExpiration(f *testing.F) {
 	const month = int64(30 * 24 * time.Hour)
 	for _, ttl := range []int64{0, 1, -1, 999_999_999, 1_000_000_000, 1_000_000_001, month - 1, month, month + 1, math.MaxInt64, math.MinInt64} {
-		for _, now := range []int64{1_800_000_000_000_000_000, 1_800_000_000_300_000_000, (math.MaxInt32 - 1) * 1_000_000_000} {
+		for _, now := range []int64{1_800_000_000_000_000_000, 1_800_000_000_300_000_000, (math.MaxInt32 - 1) * 1_000_000_000, 3e18} {
 			f.Add(ttl, now)
 		}
 	}
 	f.Fuzz(func(t *testing.T, ttl, now int64) {
-		if now < 0 || now > math.MaxInt32*int64(time.Second) {
-			return // the driver's time; memcached's end is that of int32
+		if now < 0 {
+			return
 		}
+		const maxDate = math.MaxInt32 * time.Second
 		d, at := time.Duration(ttl), time.Unix(0, now)
 		got := expiration(d, at)
 		switch {
@@ -139,7 +140,7 @@ func FuzzExpiration(f *testing.F) {
 			}
 			return
 		case ttl < 0:
-			if got >= 0 {
+			if got != expired {
 				t.Fatalf("%v became %d: it must be expired already", d, got)
 			}
 			return
@@ -147,20 +148,16 @@ func FuzzExpiration(f *testing.F) {
 			t.Fatalf("%v became %d", d, got)
 		}
 		// What the server makes of it (protocol.txt, "Expiration times").
-		var life time.Duration
-		if int64(got) <= int64(30*24*60*60) {
-			life = time.Duration(got) * time.Second
-		} else {
-			life = time.Unix(int64(got), 0).Sub(at)
-		}
-		if got == math.MaxInt32 {
-			if life-d > time.Second {
-				t.Fatalf("%v became %v", d, life)
+		seconds := time.Duration(got) * time.Second
+		most := max(maxDate-time.Duration(now), time.Duration(month)) // that can be said
+		switch {
+		case seconds > time.Duration(month): // a date
+			life := seconds - time.Duration(now)
+			if life > d-time.Second || life <= min(d-2*time.Second, most-time.Second) {
+				t.Fatalf("%v at %v became %v (%d)", d, at, life, got)
 			}
-			return // clamped
-		}
-		if life < d || life >= d+time.Second {
-			t.Fatalf("%v at %v became %v (%d)", d, at, life, got)
+		case seconds < min(d, most) || seconds-time.Second >= d:
+			t.Fatalf("%v at %v became %v (%d)", d, at, seconds, got)
 		}
 	})
 }

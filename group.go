@@ -66,12 +66,19 @@ func (s *session) split(keys []string) []*group {
 // wrong.
 func (s *session) each(ctx context.Context, op string, groups []*group, fn func(*pool.Conn, *group)) error {
 	err := s.pool.Do(ctx, func(l *pool.Lane) error {
+		run := func(c *pool.Conn, g *group) {
+			if err := s.removeOver(l, g.server, g.keys...); err != nil {
+				g.fail(op, g.keys, err)
+				return
+			}
+			fn(c, g)
+		}
 		var others sync.WaitGroup
 		for _, g := range groups[1:] {
 			c := l.Conn(g.server)
-			others.Go(func() { fn(c, g) })
+			others.Go(func() { run(c, g) })
 		}
-		fn(l.Conn(groups[0].server), groups[0])
+		run(l.Conn(groups[0].server), groups[0])
 		others.Wait()
 		return nil
 	})

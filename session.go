@@ -53,7 +53,7 @@ func newSession(c config) *session {
 	for _, server := range s.pool.Servers {
 		s.removers = append(s.removers, remover.New(func(values []pipeline.KeyCAS) error {
 			return s.pool.Do(context.Background(), func(l *pool.Lane) error {
-				return pipeline.DeleteCAS(l.Conn(server), values)
+				return removeSubsecond(l.Conn(server), values)
 			})
 		}))
 	}
@@ -89,6 +89,9 @@ func (s *session) removerOf(key string) *remover.Remover {
 // failures come back as they are, everything else as an [OpError].
 func (s *session) viaClient(ctx context.Context, op, key string, call func(*memcache.Client) error) error {
 	err := s.pool.Do(ctx, func(l *pool.Lane) error {
+		if err := s.removeOver(l, s.pool.Pick(key), key); err != nil {
+			return err
+		}
 		err := call(l.Client)
 		if err == ErrProtocol {
 			l.Spoil()
@@ -106,7 +109,12 @@ func (s *session) viaClient(ctx context.Context, op, key string, call func(*memc
 // do. A miss comes back as it is, every other error as an [OpError].
 func (s *session) viaConn(ctx context.Context, op, key string, fn func(*pool.Conn) error) error {
 	server := s.pool.Pick(key)
-	err := s.pool.Do(ctx, func(l *pool.Lane) error { return fn(l.Conn(server)) })
+	err := s.pool.Do(ctx, func(l *pool.Lane) error {
+		if err := s.removeOver(l, server, key); err != nil {
+			return err
+		}
+		return fn(l.Conn(server))
+	})
 	if err == nil || err == kv.ErrNotFound {
 		return err
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/xraph/grove/kv"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pipeline"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
 )
@@ -20,6 +19,33 @@ func isSubsecond(ttl time.Duration) bool { return 0 < ttl && ttl < time.Second }
 // subsecondExpiration is rounded up where the server does not tell the CAS number
 // that a removal needs.
 var subsecondExpiration = pipeline.Expiration{Meta: backstop, Classic: 1}
+
+// removeSubsecond removes those of values that their keys still have.
+func removeSubsecond(c *pool.Conn, values []pipeline.KeyCAS) error {
+	if len(values) == 0 {
+		return nil
+	}
+	err := pipeline.DeleteCAS(c, values, backstop)
+	if err == pipeline.ErrNoMeta {
+		return nil // the server is not the one any more that had them
+	}
+	return err
+}
+
+// removeOver removes from their server those of keys' values whose time is over,
+// so that what a call does next does not see them.
+func (s *session) removeOver(l *pool.Lane, server *pool.Server, keys ...string) error {
+	r := s.removers[server.Index]
+	over := r.Over(keys...)
+	if len(over) == 0 {
+		return nil
+	}
+	err := removeSubsecond(l.Conn(server), over)
+	if err == nil {
+		r.Removed(over)
+	}
+	return err
+}
 
 // storeSubsecond stores one value and remembers to remove it.
 func (s *session) storeSubsecond(ctx context.Context, op, key string, value []byte, ttl time.Duration, mode pipeline.Mode) (stored bool, err error) {
@@ -42,28 +68,11 @@ func (s *session) storeAllSubsecond(c *pool.Conn, items []pipeline.Item, ttl tim
 	for i, it := range items {
 		sets[i] = pipeline.Set{Item: it, Expiration: subsecondExpiration, Mode: mode}
 	}
-	var stored []pipeline.KeyCAS
-	err := pipeline.SetAll(c, sets, func(i int, r pipeline.SetResult) {
+	began := time.Now()
+	return pipeline.SetAll(c, sets, func(i int, r pipeline.SetResult) {
 		if r.Status == pipeline.StatusStored {
-			stored = append(stored, pipeline.KeyCAS{Key: items[i].Key, CAS: r.CAS})
+			s.removers[c.Server().Index].Add(began, time.Now().Add(ttl), pipeline.KeyCAS{Key: items[i].Key, CAS: r.CAS})
 		}
 		answered(i, r)
-	})
-	s.removers[c.Server().Index].Add(time.Now().Add(ttl), stored...)
-	return err
-}
-
-// expireSubsecond gives key a TTL under a second.
-func (s *session) expireSubsecond(ctx context.Context, key string, ttl time.Duration) error {
-	return s.viaConn(ctx, "expire", key, func(c *pool.Conn) error {
-		cas, found, err := pipeline.Touch(c, key, subsecondExpiration)
-		if err != nil {
-			return err
-		}
-		if !found {
-			return kv.ErrNotFound
-		}
-		s.removerOf(key).Add(time.Now().Add(ttl), pipeline.KeyCAS{Key: key, CAS: cas})
-		return nil
 	})
 }

@@ -1,8 +1,10 @@
 package memcacheddriver_test
 
 import (
+	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -110,22 +112,78 @@ func TestExpireReplacesASubsecondTTL(t *testing.T) {
 	}
 }
 
-// Also before it is removed.
-func TestGetHidesAValueWhoseTimeIsOver(t *testing.T) {
+// An Expire that is cut off may have happened or not, but a value that had a life
+// under a second does not live on for the three seconds of the server's.
+func TestAnExpireThatIsCutOffKeepsASubsecondTTL(t *testing.T) {
 	t.Parallel()
 	f := memcachedtest.StartFake(t, memcachedtest.Script{
-		"gets": memcachedtest.Say("VALUE k 0 1 1\r\nv\r\nEND\r\n"), // for ever
-		"md":   memcachedtest.Hang,
+		"ms": memcachedtest.Say("HD c5\r\n"),
+		"mg": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+			if slices.Contains(cmd.Args, "T3600") {
+				memcachedtest.Hang(c, cmd)
+			} else {
+				c.Say("HD c5 t3\r\n")
+			}
+		},
+		"md": memcachedtest.Say("HD\r\n"),
 	})
-	db := drivertest.Open(t, f.Addr(), memcacheddriver.WithTimeout(drivertest.Never))
-	began := time.Now()
-	require.NoError(t, db.Set(t.Context(), "k", []byte("v"), 20*time.Millisecond))
-	memcachedtest.Eventually(t, func() bool {
-		_, err := db.Get(t.Context(), "k")
-		return err == kv.ErrNotFound
-	}, "a Get is a miss")
-	assert.GreaterOrEqual(t, time.Since(began), 20*time.Millisecond)
-	require.NoError(t, db.Close())
+	db := drivertest.Open(t, f.Addr())
+	require.NoError(t, db.Set(t.Context(), "k", []byte("v"), 100*time.Millisecond))
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+	defer cancel()
+	assert.ErrorIs(t, db.Expire(ctx, "k", time.Hour), context.DeadlineExceeded)
+	memcachedtest.Eventually(t, func() bool { return f.Count("md") == 1 }, "the value is removed")
+}
+
+// A batch may take long: the time of a value runs from its own answer.
+func TestATimeBeginsWithTheAnswer(t *testing.T) {
+	t.Parallel()
+	stored, removed := 0, make(chan bool)
+	f := memcachedtest.StartFake(t, memcachedtest.Script{
+		"ms": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+			if stored++; stored == 2 {
+				<-removed
+			}
+			c.Say(fmt.Sprintf("HD c%d\r\n", stored))
+		},
+		"mg": memcachedtest.Say("HD c1 t3\r\n"),
+		"md": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+			c.Say("HD\r\n")
+			close(removed)
+		},
+	})
+	db := drivertest.Open(t, f.Addr())
+	pairs := map[string][]byte{"k": []byte("1"), "l": []byte("2")}
+	require.NoError(t, db.MSet(t.Context(), pairs, 200*time.Millisecond))
+}
+
+// CAS numbers begin again with the server. What is written then is neither removed
+// for an older value's time, nor forgotten for its number.
+func TestSubsecondTTLsEndWithTheServersLife(t *testing.T) {
+	t.Parallel()
+	const ttl = 900 * time.Millisecond
+	server := memcachedtest.Start(t)
+	db, other, ctx := drivertest.Open(t, server.Addr()), drivertest.Open(t, server.Addr()), t.Context()
+	cas := func(db *memcacheddriver.MemcachedDB, key string) uint64 {
+		item, err := db.Client().Get(key)
+		require.NoError(t, err)
+		return item.CasID
+	}
+	require.NoError(t, db.Set(ctx, "k", []byte("old"), ttl))
+	number := cas(db, "k")
+	for range 100 {
+		require.NoError(t, db.Set(ctx, "l", []byte("old"), ttl))
+	}
+	server.Restart()
+	memcachedtest.Eventually(t, func() bool { return other.Ping(ctx) == nil && db.Ping(ctx) == nil }, "the server is back")
+	require.NoError(t, other.Set(ctx, "k", []byte("new"), 0))
+	require.Equal(t, number, cas(other, "k"), "the test needs the same number again")
+	requireLives(t, 100*time.Millisecond, func(string) error {
+		return db.Set(ctx, "l", []byte("new"), 100*time.Millisecond)
+	}, func(string) bool { return exists(t, other, "l") })
+	time.Sleep(ttl)
+	requireValue(t, other, "k", "new")
+	requireValue(t, db, "k", "new")
 }
 
 func TestSubsecondConditionsHold(t *testing.T) {

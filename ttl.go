@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/bradfitz/gomemcache/memcache"
-
 	"github.com/xraph/grove/kv"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pipeline"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
@@ -32,13 +30,13 @@ func (db *MemcachedDB) TTL(ctx context.Context, key string) (time.Duration, erro
 	if !s.ttlQuery {
 		return 0, &OpError{Op: "ttl", Keys: []string{key}, Err: fmt.Errorf("%w: open the driver with WithTTLQuery", kv.ErrNotSupported)}
 	}
-	var seconds int64
+	var left int64
 	err = s.viaConn(ctx, "ttl", key, func(c *pool.Conn) error {
-		seconds, err = pipeline.TTL(c, key)
+		left, err = pipeline.TTL(c, key)
 		switch {
 		case err == pipeline.ErrNoMeta:
 			return fmt.Errorf("%w: %w", kv.ErrNotSupported, err)
-		case err == nil && seconds == 0:
+		case err == nil && left == 0:
 			return kv.ErrNotFound
 		}
 		return err
@@ -46,10 +44,10 @@ func (db *MemcachedDB) TTL(ctx context.Context, key string) (time.Duration, erro
 	if err != nil {
 		return 0, err
 	}
-	if seconds < 0 {
+	if left < 0 {
 		return NoExpiry, nil
 	}
-	return time.Duration(seconds) * time.Second, nil
+	return time.Duration(left) * time.Second, nil
 }
 
 // Expire gives key a new ttl, kept as by [MemcachedDB.Set]: 0 is no expiry, a
@@ -61,15 +59,28 @@ func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration
 	if err != nil {
 		return err
 	}
+	expires := seconds(ttl)
 	if isSubsecond(ttl) {
-		return s.expireSubsecond(ctx, key, ttl)
+		expires = subsecondExpiration
 	}
-	s.removerOf(key).Forget(key)
-	err = s.viaClient(ctx, "expire", key, func(c *memcache.Client) error {
-		return c.Touch(key, expiration(ttl, time.Now()))
+	return s.viaConn(ctx, "expire", key, func(c *pool.Conn) error {
+		r, began := s.removers[c.Server().Index], time.Now()
+		held := r.Hold(key) // or a value of a shorter life would be removed after all
+		var cas uint64
+		var found bool
+		err := removeSubsecond(c, held.Over())
+		if err == nil {
+			cas, found, err = pipeline.Touch(c, key, expires)
+		}
+		switch {
+		case err != nil:
+			r.Release(held)
+			return err
+		case !found:
+			return kv.ErrNotFound
+		case isSubsecond(ttl):
+			r.Add(began, time.Now().Add(ttl), pipeline.KeyCAS{Key: key, CAS: cas})
+		}
+		return nil
 	})
-	if err == memcache.ErrCacheMiss {
-		return kv.ErrNotFound
-	}
-	return err
 }

@@ -155,6 +155,25 @@ func TestTTLQueryIsOptIn(t *testing.T) {
 	assert.EqualValues(t, 1, drivertest.Dials(db))
 }
 
+// Whenever in its second the server's clock ticks.
+func TestTTLIsNotMoreThanWasGiven(t *testing.T) {
+	t.Parallel()
+	const day = 24 * time.Hour
+	db := drivertest.OpenShared(t, memcacheddriver.WithTTLQuery())
+	ctx := t.Context()
+	for range 20 {
+		for _, ttl := range []time.Duration{2 * time.Second, time.Hour, 30 * day, 30*day + time.Second, 31 * day, 365 * day} {
+			key := drivertest.Key()
+			require.NoError(t, db.Set(ctx, key, nil, ttl))
+			left, err := db.TTL(ctx, key)
+			require.NoError(t, err)
+			assert.LessOrEqual(t, left, ttl)
+			assert.Greater(t, left, ttl-5*time.Second)
+		}
+		time.Sleep(60 * time.Millisecond)
+	}
+}
+
 func TestTTLFollowsExpire(t *testing.T) {
 	t.Parallel()
 	ctx, addr := t.Context(), memcachedtest.Addr(t)

@@ -42,11 +42,28 @@ type KeyCAS struct {
 	CAS uint64
 }
 
-// DeleteCAS removes those of values that their keys still have.
-func DeleteCAS(c *pool.Conn, values []KeyCAS) error {
+// DeleteCAS removes those of values that their keys still have, and that live for
+// another ttl seconds at most: CAS numbers begin again when a server is restarted,
+// so that the number alone may be another value's.
+func DeleteCAS(c *pool.Conn, values []KeyCAS, ttl int64) error {
 	return do(c, func(x *exchange) error {
-		return x.runMeta(len(values), func(i int) error {
-			return x.line("md ", values[i].Key, " C", strconv.FormatUint(values[i].CAS, 10))
+		var there []KeyCAS
+		next := values
+		err := x.runMeta(len(values), func(i int) error {
+			return x.line("mg ", values[i].Key, " c t u")
+		}, func(m protocol.Meta) error {
+			hit, err := isHit(m)
+			if hit && m.CAS == next[0].CAS && m.TTL >= 0 && m.TTL <= ttl {
+				there = append(there, next[0])
+			}
+			next = next[1:]
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		return x.runMeta(len(there), func(i int) error {
+			return x.line("md ", there[i].Key, " C", strconv.FormatUint(there[i].CAS, 10))
 		}, func(m protocol.Meta) error {
 			switch m.Code {
 			case "HD", "NF", "EX":

@@ -17,30 +17,31 @@ var ErrNoClock = errors.New("the server's clock cannot be read")
 // which it does once a second.
 const ticks = 5
 
-// ExpiresAt returns the Unix time, by the server's clock, at which key expires;
-// -1 for one that does not, and 0 for one that is absent. It needs the meta
-// protocol.
+// ExpiresAt returns the Unix time, by the server's clock, at which key expires, and
+// the seconds that it has left, as TTL does; at is of no meaning unless left is
+// positive. It needs the meta protocol. With ErrNoClock it returns left alone.
 //
 // The server tells its clock in its statistics and a key's TTL by mg, both in
 // whole seconds. TTLs that are the same before and after the statistics were
 // read in the same second as they.
-func ExpiresAt(c *pool.Conn, key string) (int64, error) {
+func ExpiresAt(c *pool.Conn, key string) (at, left int64, err error) {
 	for range ticks {
 		before, clock, after, err := ttlAroundClock(c, key)
+		left = after
 		switch {
 		case err != nil:
-			return 0, err
-		case before == 0 || after == 0:
-			return 0, nil
-		case before < 0 || after < 0:
-			return -1, nil
+			return 0, 0, err
+		case before == 0:
+			return 0, 0, nil
+		case before < 0 || after <= 0:
+			return 0, after, nil
 		case clock == 0:
-			return 0, ErrNoClock
+			return 0, after, ErrNoClock
 		case before == after:
-			return clock + before, nil
+			return clock + after, after, nil
 		}
 	}
-	return 0, ErrNoClock
+	return 0, left, ErrNoClock
 }
 
 func ttlAroundClock(c *pool.Conn, key string) (before, clock, after int64, err error) {

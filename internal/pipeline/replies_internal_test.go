@@ -269,6 +269,10 @@ func TestUnexpected(t *testing.T) {
 		_, err := Fetch(c, "k")
 		return err
 	}
+	swapK := func(c *pool.Conn) error {
+		_, _, err := Swap(c, Set{Item: Item{Key: "k"}, CAS: 1})
+		return err
+	}
 	touch := func(c *pool.Conn) error {
 		_, _, err := Touch(c, "k", Expiration{})
 		return err
@@ -293,11 +297,13 @@ func TestUnexpected(t *testing.T) {
 		}},
 		"touch":         {false, []string{"VA 1\r\nx\r\n", "NF\r\n", "TOUCHED\r\n"}, touch},
 		"classic touch": {true, []string{"HD\r\n", "STORED\r\n", "END\r\n"}, touch},
-		"delete of values": {false, []string{"EN\r\n", "DELETED\r\n", "NS\r\n"}, func(c *pool.Conn) error {
-			return DeleteCAS(c, []KeyCAS{{"k", 1}})
+		"delete of values": {false, []string{"NF\r\n", "DELETED\r\n", "HD c1 t1\r\nEN\r\n", "HD c1 t1\r\nNS\r\n"}, func(c *pool.Conn) error {
+			return DeleteCAS(c, []KeyCAS{{"k", 1}}, 1)
 		}},
+		"swap":         {false, []string{"STORED\r\n", "HD t-1\r\nHD\r\n", "EN\r\nDELETED\r\n", "VA 1 t1\r\nx\r\nSTORED\r\n"}, swapK},
+		"classic swap": {true, []string{"HD\r\n", "END\r\n"}, swapK},
 		"expires at": {false, []string{"VA 1\r\nx\r\n", "MN\r\n", "HD t5\r\nSTAT time x\r\nEND\r\nHD t5\r\n", "HD t5\r\nEN\r\n"}, func(c *pool.Conn) error {
-			_, err := ExpiresAt(c, "k")
+			_, _, err := ExpiresAt(c, "k")
 			return err
 		}},
 	} {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -14,7 +15,8 @@ import (
 )
 
 // TestRequests are what protocol.txt says, byte by byte, after the question for
-// meta, which every connection begins with.
+// meta, which every connection begins with. After a | comes what is sent when the
+// replies before one are read.
 func TestRequests(t *testing.T) {
 	const (
 		meta     = "VERSION 1.6.18\r\nMN\r\n"
@@ -58,11 +60,25 @@ func TestRequests(t *testing.T) {
 			assert.EqualValues(t, 1, n)
 			return err
 		}},
-		{meta, "md a C3\r\nmd b C4\r\nmd c C5\r\n", "HD\r\nNF\r\nEX\r\n", func(c *pool.Conn) error {
-			return DeleteCAS(c, []KeyCAS{{"a", 3}, {"b", 4}, {"c", 5}})
+		{meta, "mg a c t u\r\nmg b c t u\r\nmg c c t u\r\nmg d c t u\r\nmg e c t u\r\nmg f c t u\r\n|md a C3\r\nmd b C4\r\nmd c C5\r\n",
+			"HD c3 t2\r\nHD c4 t0\r\nHD c5 t1\r\nEN\r\nHD c8 t1\r\nHD c8 t3\r\n|HD\r\nNF\r\nEX\r\n", func(c *pool.Conn) error {
+				return DeleteCAS(c, []KeyCAS{{"a", 3}, {"b", 4}, {"c", 5}, {"d", 6}, {"e", 7}, {"f", 8}}, 2)
+			}},
+		{meta, "mg a c t u\r\n", "HD c3 t-1\r\n", func(c *pool.Conn) error { return DeleteCAS(c, []KeyCAS{{"a", 3}}, 2) }},
+		{meta, "mg a t u\r\ncas a 5 60 2 9\r\n\r\n\r\n", "HD t7\r\nSTORED\r\n", func(c *pool.Conn) error {
+			left, r, err := Swap(c, Set{Item: Item{"a", []byte("\r\n")}, Flags: 5, Expiration: Expiration{Classic: 60}, CAS: 9})
+			assert.EqualValues(t, 7, left)
+			assert.Equal(t, SetResult{Status: StatusStored}, r)
+			return err
+		}},
+		{old, "cas a 0 0 1 9\r\nx\r\n", "EXISTS\r\n", func(c *pool.Conn) error {
+			left, r, err := Swap(c, Set{Item: Item{"a", []byte("x")}, CAS: 9})
+			assert.EqualValues(t, -1, left)
+			assert.Equal(t, SetResult{Status: StatusExists}, r)
+			return err
 		}},
 		{old, "", "", func(c *pool.Conn) error {
-			assert.Equal(t, ErrNoMeta, DeleteCAS(c, []KeyCAS{{"a", 3}}))
+			assert.Equal(t, ErrNoMeta, DeleteCAS(c, []KeyCAS{{"a", 3}}, 2))
 			return nil
 		}},
 		{meta, "mg a\r\nmg b\r\n", "EN\r\nHD\r\n", func(c *pool.Conn) error {
@@ -113,26 +129,28 @@ func TestRequests(t *testing.T) {
 			return err
 		}},
 		{old, "", "", func(c *pool.Conn) error {
-			_, err := ExpiresAt(c, "a")
+			_, _, err := ExpiresAt(c, "a")
 			assert.Equal(t, ErrNoMeta, err)
 			return nil
 		}},
 		{meta, "ms a 1 T60 c\r\n1\r\nms b 0 T0 F5 C9 c\r\n\r\nms c 1 T-1 ME c\r\n3\r\nms d 1 T0 MR c\r\n4\r\n", "HD c1\r\nEX\r\nNS\r\nHD c1\r\n", setAll(1)},
 		{old, "set a 0 61 1\r\n1\r\ncas b 5 0 0 9\r\n\r\nadd c 0 -1 1\r\n3\r\nreplace d 0 0 1\r\n4\r\n", "STORED\r\nEXISTS\r\nNOT_STORED\r\nSTORED\r\n", setAll(0)},
 	} {
-		got := make(chan string, 2)
+		got := make(chan string, 3)
 		p := open(t, memcachedtest.Listen(t, func(nc net.Conn) {
-			for _, step := range [][2]string{{question, c.server}, {c.want, c.replies}} {
-				request := make([]byte, len(step[0]))
+			replies := strings.Split(c.server+"|"+c.replies, "|")
+			for i, want := range strings.Split(question+"|"+c.want, "|") {
+				request := make([]byte, len(want))
 				_, _ = io.ReadFull(nc, request)
 				got <- string(request)
-				_, _ = io.WriteString(nc, step[1])
+				_, _ = io.WriteString(nc, replies[i])
 			}
 			_, _ = io.Copy(io.Discard, nc)
 		}))
 		require.NoError(t, use(t, p, c.run), "%.40q", c.want)
-		assert.Equal(t, question, <-got)
-		assert.Equal(t, c.want, <-got)
+		for want := range strings.SplitSeq(question+"|"+c.want, "|") {
+			assert.Equal(t, want, <-got)
+		}
 		assert.Equal(t, 1, idle(p), "%.40q: the connection was not kept", c.want)
 	}
 }

@@ -70,22 +70,28 @@ func (x *exchange) setAll(sets []Set, answered func(i int, r SetResult)) (int, e
 	return x.run(len(sets), shortWindow, func(i int) error {
 		return write(&sets[i])
 	}, func(i int) error {
-		line, err := protocol.Line(x.r)
-		if err != nil {
-			return err
+		r, err := x.setResult(&sets[i], status)
+		if err == nil {
+			answered(i, r)
 		}
-		r, err := status(line)
-		switch {
-		case refusal(err):
-			r.Err = err
-		case err != nil:
-			return err
-		case !sets[i].has(r.Status):
-			return protocol.ErrUnexpected
-		}
-		answered(i, r)
-		return nil
+		return err
 	})
+}
+
+// setResult reads the reply to s.
+func (x *exchange) setResult(s *Set, status func(line []byte) (SetResult, error)) (r SetResult, err error) {
+	line, err := protocol.Line(x.r)
+	if err != nil {
+		return r, err
+	}
+	r, err = status(line)
+	switch {
+	case refusal(err):
+		r.Err, err = err, nil
+	case err == nil && !s.has(r.Status):
+		err = protocol.ErrUnexpected
+	}
+	return r, err
 }
 
 // has reports whether s can have that answer: what a broken proxy did not store

@@ -120,6 +120,26 @@ func TestTwemproxyTakesWhatNeedsNoMeta(t *testing.T) {
 
 	t.Run("Ping", func(t *testing.T) { require.NoError(t, db.Ping(ctx)) })
 
+	// Which is what time.Until is for a time that has passed.
+	t.Run("negative TTLs", func(t *testing.T) {
+		dials := drivertest.Dials(db)
+		const ttl = -time.Minute
+		keep := func(v []byte) ([]byte, error) { return v, nil }
+		for name, call := range map[string]func() error{
+			"Set":            func() error { return db.Set(ctx, "gone", []byte("2"), ttl) },
+			"SetXX":          func() error { _, err := db.SetXX(ctx, "gone", []byte("2"), ttl); return err },
+			"MSet":           func() error { return db.MSet(ctx, map[string][]byte{"gone": nil, "gone-2": nil}, ttl) },
+			"Expire":         func() error { return db.Expire(ctx, "gone", ttl) },
+			"CompareAndSwap": func() error { return db.CompareAndSwap(ctx, "gone", keep, memcacheddriver.CASTTL(ttl)) },
+		} {
+			require.NoError(t, db.Set(ctx, "gone", []byte("1"), 0))
+			assert.NoError(t, call(), name)
+			_, err := db.Get(ctx, "gone")
+			assert.Equal(t, kv.ErrNotFound, err, "%s left the value", name)
+		}
+		assert.Equal(t, dials, drivertest.Dials(db), "the proxy closed the connection")
+	})
+
 	t.Run("single keys", func(t *testing.T) {
 		_, err := db.Get(ctx, "absent")
 		assert.True(t, err == kv.ErrNotFound, "%v", err)

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	// maxPending is how many keys are remembered, at about 120 bytes each and the
+	// maxPending is how many values are remembered, at about 180 bytes each and the
 	// key. Those above it live as long as the server's own TTL lets them.
 	maxPending = 1 << 20
 
@@ -24,6 +24,11 @@ const (
 	// slot is how exact a removal is, so that a million values need no million
 	// timers.
 	slot = time.Millisecond
+
+	// retryAfter is when a removal that failed is tried again, and giveUp for how
+	// long: a server that was frozen, with its clock, has values whose time is over.
+	retryAfter = 250 * time.Millisecond
+	giveUp     = time.Minute
 )
 
 // Remover removes the values of one server. It is safe for concurrent use, and
@@ -33,10 +38,10 @@ type Remover struct {
 	limit  int       // of pending
 	start  time.Time // what times are counted from
 
-	size atomic.Int32 // of pending
+	pending sync.Map     // *value by key, until the server has confirmed that it is gone
+	size    atomic.Int32 // of pending
 
-	mu       sync.Mutex
-	pending  map[string]value
+	mu       sync.Mutex                 // to change all that follows, and pending
 	slots    map[time.Duration][]string // keys, by when to look at them
 	over     []pipeline.KeyCAS          // whose time is, still to be removed
 	draining bool
@@ -44,11 +49,12 @@ type Remover struct {
 	done     sync.WaitGroup // of the goroutine
 }
 
-// value is one that is to be removed.
+// value is one that is to be removed. Only at changes, under mu.
 type value struct {
-	cas uint64
-	due time.Duration
-	at  time.Duration // the slot that the key stands in, or inNone
+	cas   uint64
+	due   time.Duration
+	added time.Duration
+	at    time.Duration // the slot that the key stands in, or inNone
 }
 
 // inNone is later than every slot: what is being removed stands in none, and one
@@ -56,80 +62,154 @@ type value struct {
 const inNone = math.MaxInt64
 
 // New returns a Remover that removes by remove those of the values that their
-// keys still have. Where it fails, the server's own TTL ends them.
+// keys still have. Where it fails, it is tried again for a while.
 func New(remove func([]pipeline.KeyCAS) error) *Remover {
 	return &Remover{
-		remove:  remove,
-		limit:   maxPending,
-		start:   time.Now(),
-		pending: make(map[string]value),
-		slots:   make(map[time.Duration][]string),
+		remove: remove,
+		limit:  maxPending,
+		start:  time.Now(),
+		slots:  make(map[time.Duration][]string),
 	}
 }
 
-// Add remembers to remove values at due, and nothing else of their keys.
-func (r *Remover) Add(due time.Time, values ...pipeline.KeyCAS) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed {
+// Add remembers to remove v at due, and nothing else of its key. began is when
+// the call began that wrote it.
+func (r *Remover) Add(began, due time.Time, v pipeline.KeyCAS) {
+	if v.CAS == 0 { // a server without CAS numbers (-C)
 		return
 	}
-	for _, v := range values {
-		p, known := r.pending[v.Key]
-		switch {
-		case v.CAS == 0: // a server without CAS numbers (-C)
-		case known && v.CAS < p.cas: // of two writes at once the server has kept the later
-		case !known && len(r.pending) >= r.limit:
-		default:
-			p.cas, p.due = v.CAS, due.Sub(r.start)
-			r.put(v.Key, p, !known)
-		}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.find(v.Key)
+	switch {
+	case r.closed:
+	case p != nil && v.CAS < p.cas && began.Sub(r.start) < p.added:
+		// Of two writes at once the server has kept the later.
+	default:
+		r.put(v.Key, &value{cas: v.CAS, due: due.Sub(r.start), added: time.Since(r.start)})
 	}
-	r.size.Store(int32(len(r.pending)))
 }
 
-// put remembers p, in another slot only if it must be looked at earlier than it
-// would be, so that a key that is written often stands in one. It needs mu.
-func (r *Remover) put(key string, p value, move bool) {
-	at := p.due.Truncate(slot) + slot // rounded up: never too early
-	if move || at < p.at {
-		p.at = at
-		if r.slots[at] == nil {
-			time.AfterFunc(time.Until(r.start.Add(at)), func() { r.end(at) })
-		}
-		r.slots[at] = append(r.slots[at], key)
+func (r *Remover) find(key string) *value {
+	if p, ok := r.pending.Load(key); ok {
+		return p.(*value)
 	}
-	r.pending[key] = p
+	return nil
 }
 
-// Over reports whether the time of that value of key is, though it may not have
-// been removed yet.
-func (r *Remover) Over(key string, cas uint64) bool {
-	due, ok := r.Due(key, cas)
-	return ok && !time.Now().Before(due)
+// put remembers p. A key stands in another slot only if it must be looked at
+// earlier than it would be, so that one that is written often stands in one. It
+// needs mu.
+func (r *Remover) put(key string, p *value) {
+	p.at = p.due.Truncate(slot) + slot // rounded up: never too early
+	if old := r.find(key); old == nil {
+		if int(r.size.Load()) >= r.limit {
+			return
+		}
+		r.size.Add(1)
+	} else if old.at <= p.at {
+		p.at = old.at
+		r.pending.Store(key, p)
+		return
+	}
+	r.pending.Store(key, p)
+	r.stand(key, p.at)
+}
+
+// stand puts key into a slot. It needs mu.
+func (r *Remover) stand(key string, at time.Duration) {
+	if r.slots[at] == nil {
+		time.AfterFunc(time.Until(r.start.Add(at)), func() { r.end(at) })
+	}
+	r.slots[at] = append(r.slots[at], key)
+}
+
+// forget needs mu.
+func (r *Remover) forget(key string) {
+	if _, known := r.pending.LoadAndDelete(key); known {
+		r.size.Add(-1)
+	}
 }
 
 // Due returns when the value of key with that CAS number is to be removed; ok is
 // false for one that is not.
 func (r *Remover) Due(key string, cas uint64) (due time.Time, ok bool) {
-	if r.size.Load() == 0 {
+	p := r.find(key)
+	if p == nil || p.cas != cas {
 		return due, false
+	}
+	return r.start.Add(p.due), true
+}
+
+// Over returns those of the values of keys whose time is over and that the server
+// may still have. A call removes them before it does what it is for.
+func (r *Remover) Over(keys ...string) (over []pipeline.KeyCAS) {
+	if r.size.Load() == 0 {
+		return nil
+	}
+	now := time.Since(r.start)
+	for _, key := range keys {
+		if p := r.find(key); p != nil && p.due <= now {
+			over = append(over, pipeline.KeyCAS{Key: key, CAS: p.cas})
+		}
+	}
+	return over
+}
+
+// Removed says that the server has none of values any more.
+func (r *Remover) Removed(values []pipeline.KeyCAS) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.removed(values)
+}
+
+func (r *Remover) removed(values []pipeline.KeyCAS) {
+	now := time.Since(r.start)
+	for _, v := range values {
+		if p := r.find(v.Key); p != nil && p.cas == v.CAS && p.due <= now {
+			r.forget(v.Key)
+		}
+	}
+}
+
+// Held is a value that is not removed, as its key is getting another TTL.
+type Held struct {
+	key  string
+	over bool
+	*value
+}
+
+// Hold forgets the value of key, unless Release follows, for a call that gives the
+// key another TTL.
+func (r *Remover) Hold(key string) Held {
+	if r.size.Load() == 0 {
+		return Held{}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p, ok := r.pending[key]
-	return r.start.Add(p.due), ok && p.cas == cas
+	p := r.find(key)
+	r.forget(key)
+	return Held{key, p != nil && p.due <= time.Since(r.start), p}
 }
 
-// Forget leaves key alone, as it gets a TTL that the server can keep.
-func (r *Remover) Forget(key string) {
-	if r.size.Load() == 0 {
+// Over returns h if its time was over already.
+func (h Held) Over() []pipeline.KeyCAS {
+	if !h.over {
+		return nil
+	}
+	return []pipeline.KeyCAS{{Key: h.key, CAS: h.cas}}
+}
+
+// Release removes h at its time after all, as the call has failed.
+func (r *Remover) Release(h Held) {
+	if h.value == nil {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(r.pending, key)
-	r.size.Store(int32(len(r.pending)))
+	if !r.closed && r.find(h.key) == nil {
+		r.put(h.key, &value{cas: h.cas, due: h.due, added: h.added})
+	}
 }
 
 // Stop makes the Remover forget everything. Its goroutine ends with the removal
@@ -138,7 +218,8 @@ func (r *Remover) Stop() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.closed = true
-	r.pending, r.slots, r.over = nil, nil, nil
+	r.slots, r.over = nil, nil
+	r.pending.Clear()
 	r.size.Store(0)
 }
 
@@ -154,14 +235,16 @@ func (r *Remover) end(at time.Duration) {
 	delete(r.slots, at)
 	now := time.Since(r.start)
 	for _, key := range keys {
-		switch p, ok := r.pending[key]; {
-		case !ok || p.at != at: // forgotten, or in another slot by now
+		switch p := r.find(key); {
+		case p == nil || p.at != at: // forgotten, or in another slot by now
 		case p.due > now:
-			r.put(key, p, true)
+			p.at = p.due.Truncate(slot) + slot
+			r.stand(key, p.at)
+		case now > p.due+giveUp:
+			r.forget(key)
 		default:
 			r.over = append(r.over, pipeline.KeyCAS{Key: key, CAS: p.cas})
 			p.at = inNone
-			r.pending[key] = p
 		}
 	}
 	if r.draining || len(r.over) == 0 {
@@ -172,20 +255,31 @@ func (r *Remover) end(at time.Duration) {
 	defer r.done.Done()
 	for len(r.over) > 0 {
 		batch := r.over[:min(len(r.over), batchSize)]
-		r.over = r.over[len(batch):]
 		r.mu.Unlock()
-		_ = r.remove(batch)
+		err := r.remove(batch)
 		r.mu.Lock()
-		for _, v := range batch {
-			if p := r.pending[v.Key]; p.cas == v.CAS && p.at == inNone {
-				delete(r.pending, v.Key)
-			}
+		if r.closed {
+			break
 		}
-		r.size.Store(int32(len(r.pending)))
+		if err != nil {
+			r.again()
+			break
+		}
+		r.removed(batch)
+		r.over = r.over[len(batch):]
 	}
 	r.over = nil
 	r.draining = false
-	if len(r.pending) == 0 && !r.closed {
-		r.pending = make(map[string]value) // a map does not shrink
+}
+
+// again tries all that is over again after a while, as the server does not answer.
+// It needs mu.
+func (r *Remover) again() {
+	at := (time.Since(r.start) + retryAfter).Truncate(slot)
+	for _, v := range r.over {
+		if p := r.find(v.Key); p != nil && p.at == inNone {
+			p.at = at
+			r.stand(v.Key, at)
+		}
 	}
 }

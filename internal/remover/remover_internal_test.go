@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,51 +15,119 @@ import (
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pipeline"
 )
 
-// Keys cost what maxPending's comment says, and no more are kept.
+// heap is how much is in use.
+func heap() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+func (r *Remover) add(due time.Time, key string, cas uint64) {
+	r.Add(time.Now(), due, pipeline.KeyCAS{Key: key, CAS: cas})
+}
+
+// forgets waits until nothing is remembered.
+func (r *Remover) forgets(t *testing.T) {
+	t.Helper()
+	memcachedtest.Eventually(t, func() bool { return r.size.Load() == 0 }, "what was removed is forgotten")
+	r.pending.Range(func(key, _ any) bool { t.Errorf("%v is remembered", key); return true })
+}
+
+// removal is one that waits for the test to say how it ended.
+type removal struct {
+	values []pipeline.KeyCAS
+	end    chan error
+}
+
+func removals(t *testing.T) (*Remover, chan removal) {
+	begun := make(chan removal)
+	r := New(func(values []pipeline.KeyCAS) error {
+		end := make(chan error)
+		begun <- removal{values, end}
+		return <-end
+	})
+	t.Cleanup(func() { r.Stop(); r.Wait() })
+	return r, begun
+}
+
+// Keys cost what maxPending's comment says, no more are kept, and nothing when
+// they are gone.
 func TestRemoverIsBounded(t *testing.T) {
 	const limit = maxPending / 8 // a million takes its time under the race detector
 	keys := make([]string, limit+1000)
 	for i := range keys {
 		keys[i] = fmt.Sprint("key-", i)
 	}
-	due := time.Now().Add(time.Hour)
-	r := New(nil)
+	r := New(func([]pipeline.KeyCAS) error { return nil })
 	assert.Equal(t, maxPending, r.limit)
 	r.limit = limit
 	defer r.Stop()
-	var before, after runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
+	before := heap()
+	due := time.Now().Add(time.Hour)
 	for i, key := range keys {
-		r.Add(due, pipeline.KeyCAS{Key: key, CAS: uint64(i + 1)})
+		r.add(due, key, uint64(i+1))
 	}
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	assert.Len(t, r.pending, limit)
+	b := (heap() - before) / limit
+	t.Log(b, "bytes a key")
+	assert.Less(t, b, int64(200), "bytes a key")
+	assert.EqualValues(t, limit, r.size.Load())
 	assert.Len(t, r.slots, 1, "each slot has a timer")
-	assert.Less(t, (after.HeapAlloc-before.HeapAlloc)/limit, uint64(150), "bytes a key")
 	_, ok := r.Due(keys[len(keys)-1], uint64(len(keys)))
 	assert.False(t, ok, "one too many")
+
+	for _, key := range keys {
+		r.Hold(key)
+	}
+	for i, key := range keys {
+		r.add(time.Now(), key, uint64(i+1))
+	}
+	r.forgets(t)
+	r.mu.Lock()
+	clear(r.slots) // of the hour
+	r.mu.Unlock()
+	assert.Less(t, heap()-before, int64(limit), "what is left of a burst")
 	runtime.KeepAlive(keys)
 }
 
-// Two writes at once may be remembered in the other order.
+// Asking costs no lock and no memory, whatever else is remembered.
+func TestRemoverAnswersWithoutALock(t *testing.T) {
+	r := New(nil)
+	defer r.Stop()
+	r.add(time.Now().Add(time.Hour), "k", 1)
+	r.add(time.Now(), "over", 2)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	assert.Zero(t, testing.AllocsPerRun(100, func() {
+		assert.Empty(t, r.Over("k"))
+		assert.Empty(t, r.Over("another"))
+	}))
+	assert.Equal(t, []pipeline.KeyCAS{{Key: "over", CAS: 2}}, r.Over("k", "over", "another"))
+	_, ok := r.Due("k", 1)
+	assert.True(t, ok)
+	_, ok = r.Due("k", 2)
+	assert.False(t, ok, "another value")
+}
+
+// Two writes at once may be remembered in the other order; but the numbers begin
+// again when the server is restarted.
 func TestRemoverKeepsTheLaterWrite(t *testing.T) {
 	due := time.Now().Add(time.Hour)
 	r := New(nil)
 	defer r.Stop()
-	r.Add(due, pipeline.KeyCAS{Key: "k", CAS: 6})
-	r.Add(due, pipeline.KeyCAS{Key: "k", CAS: 5})
-	_, ok := r.Due("k", 6)
-	assert.True(t, ok)
-	assert.Len(t, r.pending, 1)
-	assert.False(t, r.Over("k", 6))
-	r.Add(due, pipeline.KeyCAS{Key: "k", CAS: 7})
-	r.pending["k"] = value{cas: 7, due: time.Since(r.start)} // before the timer knows
-	assert.True(t, r.Over("k", 7), "what is due is over, removed or not")
-	assert.False(t, r.Over("k", 8), "another's value")
-	r.Forget("k")
-	assert.False(t, r.Over("k", 7))
+	began := time.Now()
+	remembered := func(cas uint64) bool { _, ok := r.Due("k", cas); return ok }
+	r.Add(began, due, pipeline.KeyCAS{Key: "k", CAS: 6})
+	r.Add(began, due, pipeline.KeyCAS{Key: "k", CAS: 5})
+	assert.True(t, remembered(6))
+	r.Add(began, due, pipeline.KeyCAS{Key: "k", CAS: 7})
+	assert.True(t, remembered(7))
+	r.add(due, "k", 1)
+	assert.True(t, remembered(1), "a write that began after the other had ended")
+	assert.EqualValues(t, 1, r.size.Load())
+	r.add(due, "without", 0)
+	assert.EqualValues(t, 1, r.size.Load(), "without CAS numbers nothing is removed")
 }
 
 // A key that is written again and again is remembered once.
@@ -66,84 +135,119 @@ func TestRemoverIsBoundedByKeys(t *testing.T) {
 	r := New(nil)
 	defer r.Stop()
 	for i := range 100_000 {
-		ttl := time.Hour + time.Duration(i%10)*time.Minute
-		r.Add(time.Now().Add(ttl), pipeline.KeyCAS{Key: "k", CAS: uint64(i + 1)})
+		r.add(time.Now().Add(time.Hour+time.Duration(i%10)*time.Minute), "k", uint64(i+1))
 	}
 	slots := 0
 	for _, keys := range r.slots {
 		slots += len(keys)
 	}
 	assert.LessOrEqual(t, slots, 2)
+	assert.EqualValues(t, 1, r.size.Load())
 }
 
 // A value whose time was moved is removed at the new time, not at the old one.
 func TestRemoverFollowsAMovedTime(t *testing.T) {
-	removed := make(chan pipeline.KeyCAS, 10)
-	r := New(func(values []pipeline.KeyCAS) error {
-		for _, v := range values {
-			removed <- v
-		}
-		return errors.New("which changes nothing")
-	})
-	later, sooner := pipeline.KeyCAS{Key: "later", CAS: 1}, pipeline.KeyCAS{Key: "sooner", CAS: 1}
+	r, begun := removals(t)
 	start := time.Now()
-	r.Add(start.Add(time.Second), later)
-	r.Add(start.Add(time.Hour), sooner)
-	r.Add(start.Add(2*time.Second), later)
-	r.Add(start.Add(1500*time.Millisecond), sooner)
-	assert.Equal(t, sooner, <-removed)
-	assert.Equal(t, later, <-removed)
+	r.add(start.Add(time.Second), "later", 1)
+	r.add(start.Add(time.Hour), "sooner", 1)
+	r.add(start.Add(2*time.Second), "later", 1)
+	r.add(start.Add(1500*time.Millisecond), "sooner", 1)
+	for _, key := range []string{"sooner", "later"} {
+		b := <-begun
+		assert.Equal(t, []pipeline.KeyCAS{{Key: key, CAS: 1}}, b.values)
+		b.end <- nil
+	}
 	assert.GreaterOrEqual(t, time.Since(start), 2*time.Second)
-	memcachedtest.Eventually(t, func() bool { return r.size.Load() == 0 }, "what was removed is remembered")
-	r.Stop()
-	r.Wait()
-	assert.Empty(t, removed)
+	r.forgets(t)
 }
 
 // A value that replaces one that is just being removed is removed as well, though
 // it has the same time.
 func TestRemoverSeesWhatIsWrittenMeanwhile(t *testing.T) {
-	removed, proceed := make(chan pipeline.KeyCAS), make(chan struct{})
-	r := New(func(values []pipeline.KeyCAS) error {
-		for _, v := range values {
-			removed <- v
-		}
-		<-proceed
-		return nil
-	})
+	r, begun := removals(t)
 	due := time.Now().Add(time.Millisecond)
-	r.Add(due, pipeline.KeyCAS{Key: "k", CAS: 1})
-	assert.Equal(t, pipeline.KeyCAS{Key: "k", CAS: 1}, <-removed)
-	r.Add(due, pipeline.KeyCAS{Key: "k", CAS: 2})
-	proceed <- struct{}{}
-	assert.Equal(t, pipeline.KeyCAS{Key: "k", CAS: 2}, <-removed)
-	proceed <- struct{}{}
-	memcachedtest.Eventually(t, func() bool { return r.size.Load() == 0 }, "what was removed is forgotten")
+	r.add(due, "k", 1)
+	b := <-begun
+	r.add(due, "k", 2)
+	b.end <- nil
+	b = <-begun
+	assert.Equal(t, []pipeline.KeyCAS{{Key: "k", CAS: 2}}, b.values)
+	b.end <- nil
+	r.forgets(t)
+}
+
+// What could not be removed is over all the same, and tried again.
+func TestRemoverTriesAgain(t *testing.T) {
+	r, begun := removals(t)
+	r.add(time.Now(), "k", 1)
+	k := []pipeline.KeyCAS{{Key: "k", CAS: 1}}
+	for range 2 {
+		b := <-begun
+		assert.Equal(t, k, b.values)
+		b.end <- errors.New("no connection")
+		assert.Equal(t, k, r.Over("k"))
+	}
+	b := <-begun
+	b.end <- nil
+	r.forgets(t)
+	assert.Empty(t, r.Over("k"))
+}
+
+func TestRemoverGivesUp(t *testing.T) {
+	r := New(func([]pipeline.KeyCAS) error { return errors.New("no connection") })
+	defer r.Stop()
+	r.add(time.Now().Add(-giveUp-time.Second), "k", 1)
+	r.add(time.Now().Add(-giveUp+time.Second), "l", 1)
+	memcachedtest.Eventually(t, func() bool { return r.size.Load() == 1 }, "k is forgotten")
+	assert.NotEmpty(t, r.Over("l"))
+	r.forgets(t)
+}
+
+// What a call has removed before the remover came to it is not removed again.
+func TestRemoverIsToldOfRemovals(t *testing.T) {
+	r := New(func(values []pipeline.KeyCAS) error { t.Errorf("%v are removed", values); return nil })
+	r.add(time.Now().Add(20*time.Millisecond), "k", 1)
+	r.Removed([]pipeline.KeyCAS{{Key: "k", CAS: 1}})
+	assert.EqualValues(t, 1, r.size.Load(), "it is not over yet: it may be of another life")
+	var over []pipeline.KeyCAS
+	r.mu.Lock() // the remover cannot begin
+	memcachedtest.Eventually(t, func() bool { over = r.Over("k"); return over != nil }, "k is over")
+	r.removed([]pipeline.KeyCAS{{Key: "k", CAS: 2}})
+	assert.NotEmpty(t, r.Over("k"), "another value")
+	r.removed(over)
+	r.mu.Unlock()
+	r.forgets(t)
+	time.Sleep(10 * time.Millisecond)
 	r.Stop()
 	r.Wait()
 }
 
-// An Expire while the removal is under way, which then fails: the value has the
-// same CAS number, and the time that Expire gave it.
-func TestRemoverKeepsANewTimeWhereTheRemovalFails(t *testing.T) {
-	removed, proceed := make(chan pipeline.KeyCAS), make(chan struct{})
-	r := New(func(values []pipeline.KeyCAS) error {
-		removed <- values[0]
-		<-proceed
-		return errors.New("no connection")
-	})
-	k := pipeline.KeyCAS{Key: "k", CAS: 1}
-	r.Add(time.Now().Add(time.Millisecond), k)
-	assert.Equal(t, k, <-removed)
-	later := time.Now().Add(50 * time.Millisecond)
-	r.Add(later, k)
-	proceed <- struct{}{}
-	assert.Equal(t, k, <-removed)
-	assert.False(t, time.Now().Before(later))
-	proceed <- struct{}{}
-	memcachedtest.Eventually(t, func() bool { return r.size.Load() == 0 }, "what was removed is forgotten")
-	r.Stop()
-	r.Wait()
+// A key that gets another life is left alone, unless that fails.
+func TestRemoverHolds(t *testing.T) {
+	r, begun := removals(t)
+	due := time.Now().Add(20 * time.Millisecond)
+	r.add(due, "k", 1)
+	held := r.Hold("k")
+	assert.Empty(t, held.Over())
+	r.forgets(t)
+	select {
+	case <-begun:
+		t.Error("a value that is held is removed")
+	case <-time.After(50 * time.Millisecond):
+	}
+	r.Release(held)
+	b := <-begun
+	assert.Equal(t, []pipeline.KeyCAS{{Key: "k", CAS: 1}}, b.values)
+	held = r.Hold("k")
+	assert.Equal(t, b.values, held.Over(), "it is over already")
+	r.add(due.Add(time.Hour), "k", 2)
+	r.Release(held)
+	_, ok := r.Due("k", 2)
+	assert.True(t, ok, "what was written since counts")
+	b.end <- nil
+	r.Release(r.Hold("absent"))
+	assert.EqualValues(t, 1, r.size.Load())
 }
 
 // Many values that end together are removed by one goroutine, in batches.
@@ -160,7 +264,7 @@ func TestRemoverBatches(t *testing.T) {
 	})
 	due := time.Now().Add(10 * time.Millisecond)
 	for i := range n {
-		r.Add(due.Add(time.Duration(i)*time.Microsecond), pipeline.KeyCAS{Key: fmt.Sprint(i), CAS: 1})
+		r.add(due.Add(time.Duration(i)*time.Microsecond), fmt.Sprint(i), 1)
 	}
 	batches, total := 0, 0
 	for total < n {
@@ -171,6 +275,35 @@ func TestRemoverBatches(t *testing.T) {
 	}
 	assert.Equal(t, n, total)
 	assert.Less(t, batches, n/10)
+	r.Stop()
+	r.Wait()
+}
+
+// Everything at once, for the race detector.
+func TestRemoverIsSafe(t *testing.T) {
+	var fails atomic.Int32
+	r := New(func([]pipeline.KeyCAS) error {
+		if fails.Add(1)%3 == 0 {
+			return errors.New("no connection")
+		}
+		return nil
+	})
+	var all sync.WaitGroup
+	for g := range 8 {
+		all.Go(func() {
+			for i := range 2000 {
+				key := fmt.Sprint(i % 50)
+				r.add(time.Now().Add(time.Duration(i%5)*time.Millisecond), key, uint64(i*8+g+1))
+				r.Removed(r.Over(key, "0"))
+				if i%7 == 0 {
+					r.Release(r.Hold(key))
+				}
+				r.Due(key, 1)
+			}
+		})
+	}
+	all.Wait()
+	r.forgets(t)
 	r.Stop()
 	r.Wait()
 }
