@@ -303,10 +303,10 @@ func TestManySubsecondTTLs(t *testing.T) {
 
 func TestCloseEndsARemovalThatHangs(t *testing.T) {
 	t.Parallel()
-	f := memcachedtest.StartFake(t, memcachedtest.Script{"md": memcachedtest.Hang})
+	f := memcachedtest.StartFake(t, memcachedtest.Script{"mg": memcachedtest.Hang})
 	db := drivertest.Open(t, f.Addr(), memcacheddriver.WithTimeout(drivertest.Never))
 	require.NoError(t, db.Set(t.Context(), "k", []byte("v"), 10*time.Millisecond))
-	memcachedtest.Eventually(t, func() bool { return f.Count("md") == 1 }, "the value is being removed")
+	memcachedtest.Eventually(t, func() bool { return f.Count("mg") == 1 }, "the value is being removed")
 	start := time.Now()
 	assert.NoError(t, db.Close())
 	assert.Less(t, time.Since(start), drivertest.Never/2, "Close waits for the server")

@@ -136,9 +136,9 @@ func (conn *replacedConn) reply(cmd memcachedtest.Command) (reply string) {
 		conn.meta = true
 		return "MN\r\n"
 	case cmd.Name == "mg" && flag("v"):
-		return "VA 1 t100 c7 f0\r\n1\r\n"
+		return "VA 1 t2 c9 f0\r\n1\r\n"
 	case cmd.Name == "mg":
-		return "HD t100 c7\r\n"
+		return "HD t2 c9\r\n"
 	case flag("q"):
 		return ""
 	}
