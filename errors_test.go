@@ -219,3 +219,18 @@ func TestTheCauseOfACancellationBlamesNoServer(t *testing.T) {
 		}
 	}
 }
+
+// A call that could not begin served none of its keys.
+func TestACallThatDoesNotBeginNamesItsKeys(t *testing.T) {
+	t.Parallel()
+	_, dsn := drivertest.StartServers(t, 2)
+	db := drivertest.Open(t, dsn, memcacheddriver.WithTTLQuery())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, call := range drivertest.Calls {
+		want := []string{"k", drivertest.Other}[:call.Keys]
+		err := call.Run(ctx, db, "k")
+		require.ErrorIs(t, err, context.Canceled, call.Name)
+		assert.ElementsMatch(t, want, drivertest.RequireOpError(t, err).Keys, call.Name)
+	}
+}

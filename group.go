@@ -83,7 +83,11 @@ func (s *session) each(ctx context.Context, op string, groups []*group, fn func(
 		return nil
 	})
 	if err != nil {
-		return opError(op, "", err)
+		var keys []string
+		for _, g := range groups {
+			keys = append(keys, g.keys...)
+		}
+		return opError(op, "", err, keys...)
 	}
 	var errs []error
 	for _, g := range groups {
