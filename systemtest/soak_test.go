@@ -96,6 +96,7 @@ func TestSoakUnderFire(t *testing.T) {
 	run(6, (*caller).compareAndCount)
 	run(4, (*caller).increment)
 	run(4, (*caller).readCounters)
+	run(8, (*caller).mayfly)
 	run(6, (*caller).keep)
 	run(6, (*caller).fade)
 	for _, c := range s.chaos {
@@ -265,7 +266,7 @@ var soakEvents = []string{
 	"call cas", "call expire", "call ttl", "call do", "call native", "call ping",
 	"hit", "miss", "cut off", "conflict", "server down", "timeout", "refused", "closed", "too large",
 	"stop", "kill", "restart", "classic",
-	"kept", "faded", "must hit", "swaps counted", "increments",
+	"ended", "kept", "faded", "must hit", "swaps counted", "increments",
 }
 
 // caller makes calls, from one goroutine.
