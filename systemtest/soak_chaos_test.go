@@ -78,7 +78,7 @@ func (c *chaos) run() {
 		if c.site.gentle {
 			c.pause(300*time.Millisecond, 3*time.Second)
 			if c.rnd.IntN(4) > 0 {
-				c.freeze(200 * time.Millisecond)
+				c.freeze(soakTimeout / 6)
 			} else {
 				c.kill(100 * time.Millisecond)
 				c.restart(c.pick([]string{}, []string{"-I", "2m"}, []string{"-m", "128"})...)
@@ -88,7 +88,7 @@ func (c *chaos) run() {
 		c.pause(100*time.Millisecond, 2*time.Second)
 		switch c.rnd.IntN(5) {
 		case 0:
-			c.freeze(2 * soakTimeout)
+			c.freeze(c.frost())
 		case 1:
 			c.kill(800 * time.Millisecond)
 			c.restart()
@@ -114,6 +114,19 @@ func (c *chaos) run() {
 	}
 }
 
+// frost is for how long at most a server stands: mostly for a moment, and now and
+// then for longer than any call may last.
+func (c *chaos) frost() time.Duration {
+	switch n := c.rnd.IntN(16); {
+	case n < 10:
+		return soakTimeout / 3
+	case n < 15:
+		return 2 * soakTimeout
+	}
+	c.count("long stop")
+	return 3 * (soakDial + 2*soakTimeout + soakLate)
+}
+
 func (c *chaos) pick(lists ...[]string) []string { return lists[c.rnd.IntN(len(lists))] }
 
 func (c *chaos) pause(from, to time.Duration) {
@@ -127,7 +140,7 @@ func (c *chaos) freeze(most time.Duration) {
 	c.count("stop")
 	c.site.frozen.Store(true)
 	c.site.server.Stop()
-	c.pause(most/10, most)
+	c.pause(most/2, most)
 	c.site.server.Cont()
 	c.site.thawed.Store(time.Now().UnixNano())
 	c.site.frozen.Store(false)

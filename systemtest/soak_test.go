@@ -265,7 +265,7 @@ var soakEvents = []string{
 	"call get", "call set", "call setnx", "call setxx", "call delete", "call exists", "call mget", "call mset",
 	"call cas", "call expire", "call ttl", "call do", "call native", "call ping",
 	"hit", "miss", "cut off", "conflict", "server down", "timeout", "refused", "closed", "too large",
-	"stop", "kill", "restart", "classic",
+	"stop", "long stop", "kill", "restart", "classic",
 	"ended", "kept", "faded", "must hit", "swaps counted", "increments",
 }
 
