@@ -13,7 +13,14 @@ import (
 // and so does this one.
 func StartClassic(t testing.TB, addr string) string {
 	t.Helper()
-	return Listen(t, func(c net.Conn) {
+	return StartClassicOn(t, "", addr)
+}
+
+// StartClassicOn is [StartClassic] on an address, which may be that of a server
+// that was killed.
+func StartClassicOn(t testing.TB, on, addr string) string {
+	t.Helper()
+	return listen(t, on, func(_ int, c net.Conn) {
 		server, err := net.Dial(network(addr), addr)
 		if err != nil {
 			return // as a server that is down
@@ -26,7 +33,7 @@ func StartClassic(t testing.TB, addr string) string {
 		defer back.Wait()
 		defer server.Close()
 		classicCommands(server, bufio.NewReader(c))
-	})
+	}).Addr().String()
 }
 
 // classicCommands hands commands on. Those that it does not know it makes ones

@@ -20,3 +20,11 @@ func TestClassicKnowsNoMetaCommands(t *testing.T) {
 	server.Kill()
 	gone(t, c)
 }
+
+func TestClassicTakesTheAddressOfAServer(t *testing.T) {
+	t.Parallel()
+	server, newcomer := memcachedtest.Start(t), memcachedtest.Start(t)
+	server.Kill()
+	assert.Equal(t, server.Addr(), memcachedtest.StartClassicOn(t, server.Addr(), newcomer.Addr()))
+	assert.Equal(t, "ERROR\r\n", exchange(t, dial(t, server.Addr()), "mn\r\n"))
+}

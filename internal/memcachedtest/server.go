@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,6 +34,7 @@ type Server struct {
 	dir  string   // scratch files: standard error, socket, certificates
 	addr string   // host:port, or the path of a Unix socket
 	args []string // the caller's
+	more []string // those of RestartWith
 
 	tls            *tls.Config // nil: a plain connection
 	user, password string      // "": no authentication
@@ -88,6 +90,21 @@ func (s *Server) Restart() {
 	s.t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.restart()
+}
+
+// RestartWith is [Server.Restart] with further arguments, in place of those of an
+// earlier RestartWith.
+func (s *Server) RestartWith(args ...string) {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.more = args
+	s.restart()
+}
+
+func (s *Server) restart() {
+	s.t.Helper()
 	s.kill()
 	// A connection that is just being torn down may hold the port for a moment.
 	deadline := time.Now().Add(startTimeout)
@@ -233,7 +250,7 @@ func (s *Server) commandLine() []string {
 		// could not use the scratch directory.
 		args = append(args, "-u", "root")
 	}
-	return append(args, s.args...)
+	return slices.Concat(args, s.args, s.more)
 }
 
 func (s *Server) close() {

@@ -96,6 +96,22 @@ func TestRestartWaitsForThePort(t *testing.T) {
 	s.Stats(t)
 }
 
+func TestRestartWithOtherArguments(t *testing.T) {
+	s := memcachedtest.Start(t, "-m", "64")
+	limit := func(want int) {
+		t.Helper()
+		if got := s.Stats(t)["limit_maxbytes"]; got != strconv.Itoa(want<<20) {
+			t.Errorf("limit_maxbytes is %s, not that of -m %d", got, want)
+		}
+	}
+	s.RestartWith("-m", "48")
+	limit(48)
+	s.Restart()
+	limit(48)
+	s.RestartWith()
+	limit(64)
+}
+
 func TestStopAndCont(t *testing.T) {
 	s := memcachedtest.Start(t)
 	conn := dial(t, s.Addr())
