@@ -223,8 +223,8 @@ func TestTheCauseOfACancellationBlamesNoServer(t *testing.T) {
 // A call that could not begin served none of its keys.
 func TestACallThatDoesNotBeginNamesItsKeys(t *testing.T) {
 	t.Parallel()
-	_, dsn := drivertest.StartServers(t, 2)
-	db := drivertest.Open(t, dsn, memcacheddriver.WithTTLQuery())
+	_, addrs := drivertest.StartServers(t, 2)
+	db := drivertest.Open(t, strings.Join(addrs, ","), memcacheddriver.WithTTLQuery())
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, call := range drivertest.Calls {
