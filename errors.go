@@ -25,7 +25,8 @@ var (
 	ErrAlreadyOpen = errors.New("the driver is open already; Close it first")
 
 	// ErrInvalidDSN means that a DSN cannot be understood; the text says which
-	// part of it. It never quotes credentials.
+	// part of it. It quotes nothing of the DSN but the names of known parameters, as
+	// a password may stand anywhere in one that is written wrongly.
 	ErrInvalidDSN = errors.New("invalid DSN")
 
 	// ErrInvalidOption means that an option has a value that makes no sense, such

@@ -159,7 +159,7 @@ var newcomersMistakes = []struct {
 		name:  "a port out of range",
 		make:  func(t *testing.T) error { return openError("mc1:11211,mc2:112112") },
 		is:    memcacheddriver.ErrInvalidDSN,
-		wrong: "server 2: the port of mc2",
+		wrong: "server 2: the port is not a number",
 		next:  []string{"1 to 65535"},
 	},
 	{
@@ -173,21 +173,21 @@ var newcomersMistakes = []struct {
 		name:  "a path after the server",
 		make:  func(t *testing.T) error { return openError("memcached://localhost:11211/0") },
 		is:    memcacheddriver.ErrInvalidDSN,
-		wrong: "server 1: the port of localhost",
+		wrong: "server 1: the port is not a number",
 		next:  []string{"1 to 65535"},
 	},
 	{
 		name:  "a misspelt parameter",
 		make:  func(t *testing.T) error { return openError("localhost?timout=2s") },
 		is:    memcacheddriver.ErrInvalidDSN,
-		wrong: `unknown parameter "timout"`,
+		wrong: "parameter 1 is unknown",
 		next:  []string{"timeout", "max_idle_conns"},
 	},
 	{
 		name:  "a duration without its unit",
 		make:  func(t *testing.T) error { return openError("localhost?timeout=2") },
 		is:    memcacheddriver.ErrInvalidDSN,
-		wrong: `timeout: "2" is not a duration`,
+		wrong: "parameter timeout: it is not a duration",
 		next:  []string{"2s"},
 	},
 	{
