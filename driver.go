@@ -110,7 +110,7 @@ func (db *MemcachedDB) Do(ctx context.Context, fn func(*memcache.Client) error) 
 		return fn(l.Client)
 	})
 	if err != nil && !called {
-		return opError("do", "", err)
+		return &OpError{Op: "do", Err: err}
 	}
 	return err
 }

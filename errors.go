@@ -130,7 +130,8 @@ func (e *OpError) Error() string {
 func (e *OpError) Unwrap() error { return e.Err }
 
 // opError wraps err, which a call on a server returned for keys.
-func opError(op, server string, err error, keys ...string) error {
+func opError(op string, on *pool.Server, err error, keys ...string) error {
+	server := on.String()
 	var at *pool.Error
 	var reply *protocol.ReplyError
 	switch {
@@ -140,6 +141,8 @@ func opError(op, server string, err error, keys ...string) error {
 		err = ErrValueTooLarge
 	case isOurs(err):
 		server = ""
+	default:
+		on.HideCredentials(err)
 	}
 	return &OpError{op, server, keys, err}
 }

@@ -110,7 +110,7 @@ func (s *session) viaConn(ctx context.Context, op, key string, fn func(*pool.Con
 	if err == nil || err == kv.ErrNotFound {
 		return err
 	}
-	return opError(op, server.String(), err, key)
+	return opError(op, server, err, key)
 }
 
 // failure makes an [OpError] of an error of gomemcache's or of the pool's.
@@ -118,5 +118,5 @@ func (s *session) failure(op, key string, err error) error {
 	if strings.HasPrefix(err.Error(), "memcache: ") {
 		err = replyError(err)
 	}
-	return opError(op, s.pool.Pick(key).String(), err, key)
+	return opError(op, s.pool.Pick(key), err, key)
 }
