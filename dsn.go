@@ -86,17 +86,25 @@ func parseServer(s string) (pool.Addr, error) {
 	if strings.Contains(s, "@") {
 		return pool.Addr{}, fmt.Errorf("there is an @ in it; credentials are written memcached://user:password@host or memcached://user:password@/path, percent-encoded")
 	}
-	if path, ok := strings.CutPrefix(s, "unix://"); ok || strings.HasPrefix(s, "/") {
+	if strings.HasPrefix(s, "/") || strings.HasPrefix(s, "unix:/") {
+		path := strings.TrimPrefix(s, "unix://")
 		if !strings.HasPrefix(path, "/") || len(path) < 2 {
-			return pool.Addr{}, fmt.Errorf("a Unix socket is named by its whole path: unix:///path")
+			return pool.Addr{}, fmt.Errorf("a Unix socket is named by its whole path: /path or unix:///path, with three slashes")
 		}
 		if strings.ContainsFunc(path, func(r rune) bool { return r == ':' || r == '%' || !unicode.IsPrint(r) }) {
 			return pool.Addr{}, fmt.Errorf("the path of a Unix socket is written as it is, without a port, and cannot have a colon, a %% or a control character in it")
 		}
 		return pool.Addr{Net: "unix", Address: path}, nil
 	}
-	if strings.Contains(s, ";") {
+	switch {
+	case strings.Contains(s, ";"):
 		return pool.Addr{}, fmt.Errorf("there is a semicolon in it; servers are separated by commas")
+	case strings.Contains(s, "&"):
+		return pool.Addr{}, fmt.Errorf("there is an & in it; the first parameter comes after a ?, as in host:port?timeout=1s&tls=true")
+	case strings.Contains(s, "/"):
+		return pool.Addr{}, fmt.Errorf("there is a / in it; nothing comes after host:port (Memcached has no database numbers), and a Unix socket is written /path or unix:///path")
+	case strings.Trim(s, "0123456789") == "":
+		return pool.Addr{}, fmt.Errorf("it is only a number; a port is joined to its host by a colon, as in localhost:11211")
 	}
 	host, port := s, defaultPort
 	switch {
@@ -130,7 +138,7 @@ func parseServer(s string) (pool.Addr, error) {
 		}
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 || port[0] == '+' {
+	if err != nil || n == 0 {
 		return pool.Addr{}, fmt.Errorf("the port is not a number from 1 to 65535")
 	}
 	return pool.Addr{Net: "tcp", Address: net.JoinHostPort(host, strconv.FormatUint(n, 10))}, nil
@@ -184,7 +192,7 @@ func parseParams(query string, c *config) error {
 			return invalidDSN("parameter %d is not name=value, percent-encoded", i+1)
 		}
 		if !slices.Contains(names, name) {
-			return invalidDSN("parameter %d is unknown; there are %s", i+1, strings.Join(names, ", "))
+			return invalidDSN("parameter %d is unknown; there are %s (credentials are written memcached://user:password@host)", i+1, strings.Join(names, ", "))
 		}
 		if _, twice := values[name]; twice {
 			return invalidDSN("parameter %s is given twice", name)
