@@ -164,6 +164,7 @@ func TestReadmeHasEveryOption(t *testing.T) {
 		"server_failure_limit": c.failureLimit,
 		"server_retry_timeout": c.retryTimeout,
 		"tls":                  c.tls != nil,
+		"insecure_credentials": c.insecureCredentials,
 		"ttl_query":            c.ttlQuery,
 	}
 	rows := readmeTable(t, "## Options")

@@ -172,6 +172,7 @@ var params = []struct {
 	{"server_failure_limit", func(c *config, v string) error { return parseCount(v, &c.failureLimit) }},
 	{"server_retry_timeout", func(c *config, v string) error { return parseDuration(v, &c.retryTimeout) }},
 	{"tls", func(c *config, v string) error { return parseTLS(v, &c.tls) }},
+	{"insecure_credentials", func(c *config, v string) error { return parseBool(v, &c.insecureCredentials) }},
 	{"ttl_query", func(c *config, v string) error { return parseBool(v, &c.ttlQuery) }},
 }
 

@@ -102,6 +102,8 @@ func TestDSNParametersSetTheConfig(t *testing.T) {
 		"ttl_query=false":            func(c *config) {},
 		"tls=true":                   func(c *config) { c.tls = &tls.Config{} },
 		"tls=false":                  func(c *config) {},
+		"insecure_credentials=true":  func(c *config) { c.insecureCredentials = true },
+		"insecure_credentials=false": func(c *config) {},
 		"timeout=2%73":               func(c *config) { c.readTimeout, c.writeTimeout = 2*time.Second, 2*time.Second },
 		"":                           func(c *config) {},
 		"timeout=2s&dial_timeout=3s&max_idle_conns=64&conn_max_idle_time=1m&server_failure_limit=5&server_retry_timeout=7s&ttl_query=true": func(c *config) {
@@ -129,7 +131,7 @@ func TestDSNParametersAreAllTested(t *testing.T) {
 	}
 	assert.ElementsMatch(t, []string{
 		"timeout", "dial_timeout", "read_timeout", "write_timeout", "max_idle_conns", "pool_size", "conn_max_idle_time",
-		"server_failure_limit", "server_retry_timeout", "tls", "ttl_query",
+		"server_failure_limit", "server_retry_timeout", "tls", "insecure_credentials", "ttl_query",
 	}, names)
 }
 
@@ -287,6 +289,7 @@ func TestInvalidDSNErrorsNameThePart(t *testing.T) {
 		{"mc1?server_failure_limit=x", "server_failure_limit"},
 		{"mc1?server_retry_timeout=1", "server_retry_timeout"},
 		{"mc1?tls=maybe", "tls"},
+		{"mc1?insecure_credentials=on", "insecure_credentials"},
 		{"mc1?ttl_query=yes", "ttl_query"},
 		{"mc1?tls=true&timeout=%zz", "parameter 2"},
 		{"mc1?%zz=1", "parameter 1"},

@@ -30,7 +30,8 @@ var (
 	ErrInvalidDSN = errors.New("invalid DSN")
 
 	// ErrInvalidOption means that an option has a value that makes no sense, such
-	// as a negative timeout.
+	// as a negative timeout, or that credentials would go to another machine without
+	// TLS; see [WithCredentials].
 	ErrInvalidOption = errors.New("invalid option")
 
 	// ErrInvalidKey means that a key is longer than 250 bytes, or has a space or a

@@ -2,7 +2,6 @@ package memcacheddriver
 
 import (
 	"context"
-	"net"
 	"strings"
 
 	"github.com/bradfitz/gomemcache/memcache"
@@ -24,13 +23,6 @@ func newSession(c config) *session {
 	infof, warnf := func(string, ...any) {}, func(string, ...any) {}
 	if c.logger != nil {
 		infof, warnf = c.logger.Infof, c.logger.Warnf
-	}
-	if c.user != "" && c.tls == nil {
-		for _, a := range c.addrs {
-			if !isLocal(a) {
-				warnf("memcacheddriver: the credentials for server %s cross the network in the clear; use TLS", a)
-			}
-		}
 	}
 	s := &session{
 		pool: pool.New(pool.Config{
@@ -58,16 +50,6 @@ func newSession(c config) *session {
 		}))
 	}
 	return s
-}
-
-// isLocal reports whether a is this machine by its name.
-func isLocal(a pool.Addr) bool {
-	host, _, err := net.SplitHostPort(a.Address)
-	if a.Net == "unix" || err != nil || host == "localhost" {
-		return true
-	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
 }
 
 func (s *session) close() {

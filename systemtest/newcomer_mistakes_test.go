@@ -240,6 +240,13 @@ var newcomersMistakes = []struct {
 		next:  []string{"memcached://user:password@host"},
 	},
 	{
+		name:  "credentials without TLS",
+		make:  func(t *testing.T) error { return openError("memcached://me:" + secret + "@cache.example") },
+		is:    memcacheddriver.ErrInvalidOption,
+		wrong: "to server cache.example:11211 they would cross the network in the clear",
+		next:  []string{"tls=true", "WithInsecureCredentials"},
+	},
+	{
 		name: "a wrong password",
 		make: func(t *testing.T) error {
 			server := memcachedtest.StartAuth(t, "me", "right")
