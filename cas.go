@@ -112,7 +112,7 @@ func (w *swap) write(l *pool.Lane) error {
 	due, subsecond := w.session.removerOf(w.key).Due(w.key, w.current.CasID)
 	expirations := pipeline.Expiration{Meta: w.expiration, Classic: w.expiration}
 	if w.ttl != nil {
-		due, subsecond = time.Now().Add(*w.ttl), isSubsecond(*w.ttl)
+		due, subsecond = time.Now().Add(*w.ttl), w.session.isSubsecond(*w.ttl)
 		expirations = subsecondExpiration
 		w.expiration = expiration(*w.ttl, time.Now())
 	}

@@ -187,7 +187,7 @@ func (db *MemcachedDB) store(ctx context.Context, op, key string, value []byte, 
 	if err != nil {
 		return false, err
 	}
-	if isSubsecond(ttl) {
+	if s.isSubsecond(ttl) {
 		return s.storeSubsecond(ctx, op, key, value, ttl, mode)
 	}
 	err = s.viaClient(ctx, op, key, func(c *memcache.Client) error {

@@ -3,6 +3,7 @@ package memcacheddriver
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 
 	"github.com/bradfitz/gomemcache/memcache"
 
@@ -17,6 +18,9 @@ type session struct {
 	pool     *pool.Pool
 	removers []*remover.Remover // by Server.Index
 	ttlQuery bool
+
+	warnf      func(format string, args ...any)
+	toldOfUnit atomic.Bool // by isSubsecond
 }
 
 func newSession(c config) *session {
@@ -41,6 +45,7 @@ func newSession(c config) *session {
 			Warnf:        warnf,
 		}),
 		ttlQuery: c.ttlQuery,
+		warnf:    warnf,
 	}
 	for _, server := range s.pool.Servers {
 		s.removers = append(s.removers, remover.New(func(values []pipeline.KeyCAS) error {

@@ -15,8 +15,6 @@ import (
 // timer is late, which ends a TTL of 2 at once.
 const backstop = 3
 
-func isSubsecond(ttl time.Duration) bool { return 0 < ttl && ttl < time.Second }
-
 // subsecondExpiration is rounded up where the server does not tell the CAS number
 // that a removal needs.
 var subsecondExpiration = pipeline.Expiration{Meta: backstop, Classic: 1}

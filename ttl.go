@@ -61,7 +61,7 @@ func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration
 	if err != nil {
 		return err
 	}
-	if isSubsecond(ttl) {
+	if s.isSubsecond(ttl) {
 		return s.expireSubsecond(ctx, key, ttl)
 	}
 	s.removerOf(key).Forget(key)

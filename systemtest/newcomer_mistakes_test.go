@@ -2,6 +2,7 @@ package systemtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -335,6 +336,17 @@ var newcomersMistakes = []struct {
 		is:    kv.ErrNotSupported,
 		wrong: "not supported",
 		next:  []string{"WithTTLQuery"},
+	},
+	{
+		name: "a TTL without its unit",
+		make: func(t *testing.T) error {
+			logger := drivertest.NewLog()
+			store := drivertest.OpenStore(t, memcachedtest.Addr(t), driver.WithLogger(logger))
+			require.NoError(t, store.Set(t.Context(), "newcomer:ttl", 1, kv.WithTTL(60)))
+			return errors.New(strings.Join(logger.Lines(), "\n"))
+		},
+		wrong: "a TTL of 60ns is under a millisecond",
+		next:  []string{"60*time.Second"},
 	},
 	{
 		name: "Unwrap of a store on another driver",
