@@ -95,7 +95,7 @@ func (db *MemcachedDB) MSet(ctx context.Context, pairs map[string][]byte, ttl ti
 		for i, key := range g.keys {
 			items[i] = pipeline.Item{Key: key, Value: pairs[key]}
 		}
-		if isSubsecond(ttl) {
+		if g.session.isSubsecond(ttl) {
 			g.setSubsecond(c, items, ttl)
 			return
 		}

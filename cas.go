@@ -131,7 +131,7 @@ func (w *swap) write(c *pool.Conn) error {
 // it where the life is subsecond.
 func (w *swap) expiration(c *pool.Conn) (expires pipeline.Expiration, due time.Time, subsecond bool, err error) {
 	if w.ttl != nil {
-		if isSubsecond(*w.ttl) {
+		if w.session.isSubsecond(*w.ttl) {
 			return subsecondExpiration, time.Now().Add(*w.ttl), true, nil
 		}
 		return seconds(*w.ttl), due, false, nil

@@ -2,6 +2,8 @@ package memcacheddriver
 
 import (
 	"crypto/tls"
+	"fmt"
+	"net"
 	"time"
 
 	"github.com/xraph/go-utils/log"
@@ -32,6 +34,8 @@ type config struct {
 	tls            *tls.Config
 	user, password string
 
+	insecureCredentials bool // they may be sent anywhere without TLS
+
 	ttlQuery bool
 
 	logger log.Logger // nil is none
@@ -49,6 +53,29 @@ func defaultConfig() config {
 		failureLimit: defaultFailureLimit,
 		retryTimeout: defaultRetryTimeout,
 	}
+}
+
+// checkCredentials refuses to send them to another machine in the clear.
+func (c *config) checkCredentials() error {
+	if c.user == "" || c.tls != nil || c.insecureCredentials {
+		return nil
+	}
+	for _, a := range c.addrs {
+		if !isLocal(a) {
+			return fmt.Errorf("%w: WithCredentials: to server %s they would cross the network in the clear; use TLS (tls=true, or driver.WithTLSConfig), or allow it by WithInsecureCredentials (insecure_credentials=true)", ErrInvalidOption, a)
+		}
+	}
+	return nil
+}
+
+// isLocal reports whether a is this machine by its name.
+func isLocal(a pool.Addr) bool {
+	host, _, _ := net.SplitHostPort(a.Address)
+	if a.Net == "unix" || host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
 }
 
 func orDefault[T time.Duration | int](v, byDefault T) T {

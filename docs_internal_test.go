@@ -164,10 +164,12 @@ func TestReadmeHasEveryOption(t *testing.T) {
 		"server_failure_limit": c.failureLimit,
 		"server_retry_timeout": c.retryTimeout,
 		"tls":                  c.tls != nil,
+		"insecure_credentials": c.insecureCredentials,
 		"ttl_query":            c.ttlQuery,
 	}
 	rows := readmeTable(t, "## Options")
-	for name := range params {
+	for _, p := range params {
+		name := p.name
 		require.Contains(t, defaults, name, "the default of parameter %s, for this test", name)
 		i := slices.IndexFunc(rows, func(row []string) bool { return row[1] == "`"+name+"`" })
 		if assert.GreaterOrEqual(t, i, 0, "parameter %s is in the table", name) {

@@ -110,7 +110,7 @@ func (db *MemcachedDB) Do(ctx context.Context, fn func(*memcache.Client) error) 
 		return fn(l.Client)
 	})
 	if err != nil && !called {
-		return opError("do", "", err)
+		return &OpError{Op: "do", Err: err}
 	}
 	return err
 }
@@ -187,7 +187,7 @@ func (db *MemcachedDB) store(ctx context.Context, op, key string, value []byte, 
 	if err != nil {
 		return false, err
 	}
-	if isSubsecond(ttl) {
+	if s.isSubsecond(ttl) {
 		return s.storeSubsecond(ctx, op, key, value, ttl, mode)
 	}
 	err = s.viaClient(ctx, op, key, func(c *memcache.Client) error {

@@ -3,13 +3,13 @@ package memcacheddriver
 import (
 	"crypto/tls"
 	"fmt"
-	"maps"
 	"net"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
 )
@@ -21,8 +21,11 @@ const defaultPort = "11211"
 //	[memcached://[user:password@]]server{,server}[?name=value{&name=value}]
 //
 // where a server is host, host:port, [IPv6], [IPv6]:port, /path or unix:///path.
-// It changes c by the parameters and the credentials. No error quotes what may
-// be a secret.
+// It changes c by the parameters and the credentials.
+//
+// A password may stand anywhere in a DSN that is written wrongly. So errors quote
+// nothing of it but the names of parameters that there are, and what is taken for
+// a host or a path has none of the characters that come with credentials.
 func parseDSN(dsn string, c *config) ([]pool.Addr, error) {
 	servers, query, hasQuery := strings.Cut(strings.TrimSpace(dsn), "?")
 	scheme, rest, found := strings.Cut(servers, "://")
@@ -31,7 +34,7 @@ func parseDSN(dsn string, c *config) ([]pool.Addr, error) {
 			return nil, invalidDSN("the scheme is not memcached; write memcached://host:port, or host:port alone")
 		}
 		servers = rest
-		if user, rest, ok := strings.Cut(servers, "@"); ok && !strings.HasPrefix(servers, "/") {
+		if user, rest, ok := strings.Cut(servers, "@"); ok {
 			if err := parseCredentials(user, c); err != nil {
 				return nil, err
 			}
@@ -68,8 +71,9 @@ func parseCredentials(userinfo string, c *config) error {
 	user, password, ok := strings.Cut(userinfo, ":")
 	u, err1 := url.PathUnescape(user)
 	p, err2 := url.PathUnescape(password)
-	if !ok || u == "" || err1 != nil || err2 != nil {
-		return invalidDSN("the credentials are not user:password, percent-encoded")
+	// A comma or a slash is one of a list or of a path in front of the credentials.
+	if !ok || u == "" || err1 != nil || err2 != nil || strings.ContainsAny(userinfo, ",/") {
+		return invalidDSN("what is in front of the @ is not user:password, percent-encoded (a comma is %%2C, a slash %%2F); the credentials come once, before all servers")
 	}
 	c.user, c.password = u, p
 	return nil
@@ -79,20 +83,28 @@ func parseServer(s string) (pool.Addr, error) {
 	if s == "" {
 		return pool.Addr{}, fmt.Errorf("it is empty")
 	}
-	if path, ok := strings.CutPrefix(s, "unix://"); ok || strings.HasPrefix(s, "/") {
-		if !ok {
-			path = s
-		}
+	if strings.Contains(s, "@") {
+		return pool.Addr{}, fmt.Errorf("there is an @ in it; credentials are written memcached://user:password@host or memcached://user:password@/path, percent-encoded")
+	}
+	if strings.HasPrefix(s, "/") || strings.HasPrefix(s, "unix:/") {
+		path := strings.TrimPrefix(s, "unix://")
 		if !strings.HasPrefix(path, "/") || len(path) < 2 {
-			return pool.Addr{}, fmt.Errorf("a Unix socket is named by its whole path: unix:///path")
+			return pool.Addr{}, fmt.Errorf("a Unix socket is named by its whole path: /path or unix:///path, with three slashes")
+		}
+		if strings.ContainsFunc(path, func(r rune) bool { return r == ':' || r == '%' || !unicode.IsPrint(r) }) {
+			return pool.Addr{}, fmt.Errorf("the path of a Unix socket is written as it is, without a port, and cannot have a colon, a %% or a control character in it")
 		}
 		return pool.Addr{Net: "unix", Address: path}, nil
 	}
-	if strings.Contains(s, ";") {
+	switch {
+	case strings.Contains(s, ";"):
 		return pool.Addr{}, fmt.Errorf("there is a semicolon in it; servers are separated by commas")
-	}
-	if strings.Contains(s, "@") {
-		return pool.Addr{}, fmt.Errorf("there is an @ in it; credentials are written memcached://user:password@host, percent-encoded")
+	case strings.Contains(s, "&"):
+		return pool.Addr{}, fmt.Errorf("there is an & in it; the first parameter comes after a ?, as in host:port?timeout=1s&tls=true")
+	case strings.Contains(s, "/"):
+		return pool.Addr{}, fmt.Errorf("there is a / in it; nothing comes after host:port (Memcached has no database numbers), and a Unix socket is written /path or unix:///path")
+	case strings.Trim(s, "0123456789") == "":
+		return pool.Addr{}, fmt.Errorf("it is only a number; a port is joined to its host by a colon, as in localhost:11211")
 	}
 	host, port := s, defaultPort
 	switch {
@@ -103,75 +115,100 @@ func parseServer(s string) (pool.Addr, error) {
 		}
 		var tail string
 		host, tail = s[1:end], s[end+1:]
-		if ip, _, _ := strings.Cut(host, "%"); net.ParseIP(ip) == nil || !strings.Contains(ip, ":") {
+		if ip, zone, _ := strings.Cut(host, "%"); net.ParseIP(ip) == nil || !strings.Contains(ip, ":") || !isName(zone) {
 			return pool.Addr{}, fmt.Errorf("what is in [] is not an IPv6 address")
 		}
 		if tail != "" {
 			var ok bool
 			if port, ok = strings.CutPrefix(tail, ":"); !ok {
-				return pool.Addr{}, fmt.Errorf("only a port can follow [%s]", host)
+				return pool.Addr{}, fmt.Errorf("only a port can follow the ], as in [::1]:11211")
 			}
 		}
 	case strings.Count(s, ":") > 1:
 		return pool.Addr{}, fmt.Errorf("it has more than one colon; an IPv6 address is written [::1]:11211")
-	case strings.Contains(s, ":"):
-		host, port, _ = strings.Cut(s, ":")
-	}
-	if host == "" {
-		return pool.Addr{}, fmt.Errorf("the host in front of the port is missing")
-	}
-	if strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune(`/\?#&="<>[]`, r) }) {
-		return pool.Addr{}, fmt.Errorf("%q is no host name", host)
+	default:
+		if before, after, ok := strings.Cut(s, ":"); ok {
+			host, port = before, after
+		}
+		if host == "" {
+			return pool.Addr{}, fmt.Errorf("the host in front of the port is missing")
+		}
+		if !isName(host) {
+			return pool.Addr{}, fmt.Errorf("it is no host name: those have letters, digits, dots, - and _")
+		}
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 || port[0] == '+' {
-		return pool.Addr{}, fmt.Errorf("the port of %s is not a number from 1 to 65535", host)
+	if err != nil || n == 0 {
+		return pool.Addr{}, fmt.Errorf("the port is not a number from 1 to 65535")
 	}
 	return pool.Addr{Net: "tcp", Address: net.JoinHostPort(host, strconv.FormatUint(n, 10))}, nil
 }
 
+// isName reports whether s has only what names of hosts and of IPv6 zones have.
+func isName(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool {
+		return !unicode.In(r, unicode.Letter, unicode.Mark, unicode.Digit) && !strings.ContainsRune("-._", r)
+	})
+}
+
 // params are what a DSN can set, one for every option that a string can
-// express.
-var params = map[string]func(c *config, value string) error{
-	"timeout":              func(*config, string) error { return nil }, // set first, by parseParams
-	"dial_timeout":         func(c *config, v string) error { return parseDuration(v, &c.dialTimeout) },
-	"read_timeout":         func(c *config, v string) error { return parseDuration(v, &c.readTimeout) },
-	"write_timeout":        func(c *config, v string) error { return parseDuration(v, &c.writeTimeout) },
-	"max_idle_conns":       func(c *config, v string) error { return parseSize(v, &c.maxIdleConns) },
-	"pool_size":            func(c *config, v string) error { return parseSize(v, &c.maxIdleConns) },
-	"conn_max_idle_time":   func(c *config, v string) error { return parseDuration(v, &c.connMaxIdleTime) },
-	"server_failure_limit": func(c *config, v string) error { return parseCount(v, &c.failureLimit) },
-	"server_retry_timeout": func(c *config, v string) error { return parseDuration(v, &c.retryTimeout) },
-	"tls":                  func(c *config, v string) error { return parseTLS(v, &c.tls) },
-	"ttl_query":            func(c *config, v string) error { return parseBool(v, &c.ttlQuery) },
+// express, in the order in which they are applied: read_timeout beats timeout.
+var params = []struct {
+	name string
+	set  func(c *config, value string) error
+}{
+	{"timeout", func(c *config, v string) error {
+		if err := parseDuration(v, &c.readTimeout); err != nil {
+			return err
+		}
+		return parseDuration(v, &c.writeTimeout)
+	}},
+	{"dial_timeout", func(c *config, v string) error { return parseDuration(v, &c.dialTimeout) }},
+	{"read_timeout", func(c *config, v string) error { return parseDuration(v, &c.readTimeout) }},
+	{"write_timeout", func(c *config, v string) error { return parseDuration(v, &c.writeTimeout) }},
+	{"max_idle_conns", func(c *config, v string) error { return parseSize(v, &c.maxIdleConns) }},
+	{"pool_size", func(c *config, v string) error { return parseSize(v, &c.maxIdleConns) }},
+	{"conn_max_idle_time", func(c *config, v string) error { return parseDuration(v, &c.connMaxIdleTime) }},
+	{"server_failure_limit", func(c *config, v string) error { return parseCount(v, &c.failureLimit) }},
+	{"server_retry_timeout", func(c *config, v string) error { return parseDuration(v, &c.retryTimeout) }},
+	{"tls", func(c *config, v string) error { return parseTLS(v, &c.tls) }},
+	{"insecure_credentials", func(c *config, v string) error { return parseBool(v, &c.insecureCredentials) }},
+	{"ttl_query", func(c *config, v string) error { return parseBool(v, &c.ttlQuery) }},
 }
 
 func parseParams(query string, c *config) error {
-	values, err := url.ParseQuery(query)
-	if err != nil {
-		return invalidDSN("the parameters are not name=value, joined by &: %w", err)
+	var names []string
+	for _, p := range params {
+		names = append(names, p.name)
 	}
-	// The general one first, whatever the order: read_timeout beats timeout.
-	if v, ok := values["timeout"]; ok {
-		for _, to := range []*time.Duration{&c.readTimeout, &c.writeTimeout} {
-			if err := parseDuration(v[0], to); err != nil {
-				return invalidDSN("parameter timeout: %w", err)
-			}
+	values := make(map[string]string)
+	for i, pair := range strings.Split(query, "&") {
+		if pair == "" {
+			continue
 		}
+		name, value, _ := strings.Cut(pair, "=")
+		name, err1 := url.QueryUnescape(name)
+		value, err2 := url.QueryUnescape(value)
+		if err1 != nil || err2 != nil {
+			return invalidDSN("parameter %d is not name=value, percent-encoded", i+1)
+		}
+		if !slices.Contains(names, name) {
+			return invalidDSN("parameter %d is unknown; there are %s (credentials are written memcached://user:password@host)", i+1, strings.Join(names, ", "))
+		}
+		if _, twice := values[name]; twice {
+			return invalidDSN("parameter %s is given twice", name)
+		}
+		values[name] = value
 	}
-	if values.Has("max_idle_conns") && values.Has("pool_size") {
+	_, maxIdleConns := values["max_idle_conns"]
+	if _, poolSize := values["pool_size"]; poolSize && maxIdleConns {
 		return invalidDSN("max_idle_conns and pool_size are the same; give one")
 	}
-	for name, v := range values {
-		set, ok := params[name]
-		if !ok {
-			return invalidDSN("unknown parameter %q; there are %s", name, strings.Join(slices.Sorted(maps.Keys(params)), ", "))
-		}
-		if len(v) > 1 {
-			return invalidDSN("parameter %s is given %d times", name, len(v))
-		}
-		if err := set(c, v[0]); err != nil {
-			return invalidDSN("parameter %s: %w", name, err)
+	for _, p := range params {
+		if v, ok := values[p.name]; ok {
+			if err := p.set(c, v); err != nil {
+				return invalidDSN("parameter %s: %w", p.name, err)
+			}
 		}
 	}
 	return nil
@@ -181,10 +218,10 @@ func parseParams(query string, c *config) error {
 func parseDuration(s string, to *time.Duration) error {
 	d, err := time.ParseDuration(s)
 	if err != nil {
-		return fmt.Errorf("%q is not a duration like 500ms or 2s", s)
+		return fmt.Errorf("it is not a duration like 500ms or 2s")
 	}
 	if d < 0 {
-		return fmt.Errorf("%v is negative", d)
+		return fmt.Errorf("it is negative")
 	}
 	*to = orDefault(d, *to)
 	return nil
@@ -194,7 +231,7 @@ func parseDuration(s string, to *time.Duration) error {
 func parseCount(s string, to *int) error {
 	n, err := strconv.ParseUint(s, 10, 31)
 	if err != nil {
-		return fmt.Errorf("%q is not a whole number of 0 or more", s)
+		return fmt.Errorf("it is not a whole number of 0 or more")
 	}
 	*to = int(n)
 	return nil
@@ -213,7 +250,7 @@ func parseSize(s string, to *int) error {
 func parseBool(s string, to *bool) error {
 	v, err := strconv.ParseBool(s)
 	if err != nil {
-		return fmt.Errorf("%q is neither true nor false", s)
+		return fmt.Errorf("it is neither true nor false")
 	}
 	*to = v
 	return nil

@@ -25,11 +25,13 @@ var (
 	ErrAlreadyOpen = errors.New("the driver is open already; Close it first")
 
 	// ErrInvalidDSN means that a DSN cannot be understood; the text says which
-	// part of it. It never quotes credentials.
+	// part of it. It quotes nothing of the DSN but the names of known parameters, as
+	// a password may stand anywhere in one that is written wrongly.
 	ErrInvalidDSN = errors.New("invalid DSN")
 
 	// ErrInvalidOption means that an option has a value that makes no sense, such
-	// as a negative timeout.
+	// as a negative timeout, or that credentials would go to another machine without
+	// TLS; see [WithCredentials].
 	ErrInvalidOption = errors.New("invalid option")
 
 	// ErrInvalidKey means that a key is longer than 250 bytes, or has a space or a
@@ -129,7 +131,8 @@ func (e *OpError) Error() string {
 func (e *OpError) Unwrap() error { return e.Err }
 
 // opError wraps err, which a call on a server returned for keys.
-func opError(op, server string, err error, keys ...string) error {
+func opError(op string, on *pool.Server, err error, keys ...string) error {
+	server := on.String()
 	var at *pool.Error
 	var reply *protocol.ReplyError
 	switch {
@@ -139,6 +142,8 @@ func opError(op, server string, err error, keys ...string) error {
 		err = ErrValueTooLarge
 	case isOurs(err):
 		server = ""
+	default:
+		on.HideCredentials(err)
 	}
 	return &OpError{op, server, keys, err}
 }

@@ -21,7 +21,7 @@ func FuzzDSN(f *testing.F) {
 		"", "localhost", "mc1:11211,mc2:11211,mc3:11211", " mc1 , [::1] ,/run/m, unix:///run/m", "memcached://ann:p%40w@mc1?timeout=2s&tls=true",
 		"mc1?timeout=2s&dial_timeout=1s&read_timeout=1s&write_timeout=1s&max_idle_conns=64&conn_max_idle_time=5m&server_failure_limit=3&server_retry_timeout=1s&ttl_query=1",
 		"mc1:0", "mc1:65536", "[::1", "::1", ",", "mc1,,mc2", "redis://mc1", "?", "unix://", "[fe80::1%eth0]:1", "mc1?timeout=-1s", "mc1?timeout=9999999h",
-		"memcached://a:b@", "memcached://@/", "memcached://:@mc1", "mc1\x00", "mc1?x=%zz", "mc1:١", "\u00a0mc1",
+		"memcached://a:b@", "memcached://a:b@/run/m", "memcached://@/", "memcached://:@mc1", "mc1\x00", "mc1?x=%zz", "mc1:١", "\u00a0mc1",
 	} {
 		f.Add(dsn)
 	}
@@ -40,7 +40,7 @@ func FuzzDSN(f *testing.F) {
 		for _, a := range addrs {
 			switch a.Net {
 			case "unix":
-				if !strings.HasPrefix(a.Address, "/") || len(a.Address) < 2 {
+				if !strings.HasPrefix(a.Address, "/") || len(a.Address) < 2 || strings.ContainsAny(a.Address, "@:%\n\x00") {
 					t.Fatalf("%q: %q is no path", dsn, a.Address)
 				}
 			case "tcp":
@@ -49,7 +49,7 @@ func FuzzDSN(f *testing.F) {
 				if err != nil || err2 != nil || host == "" || n < 1 || n > 65535 {
 					t.Fatalf("%q: %q cannot be dialled", dsn, a.Address)
 				}
-				if strings.ContainsAny(host, " \t\r\n,/?@") {
+				if strings.ContainsAny(host, " \t\r\n,/?@&=;") || strings.Contains(host, "%") && !strings.Contains(host, ":") {
 					t.Fatalf("%q: the host is %q", dsn, host)
 				}
 			default:
@@ -83,6 +83,27 @@ func FuzzDSN(f *testing.F) {
 			if i >= len(addrs2) || strings.TrimSpace(addrs[i].Address) != addrs2[i].Address {
 				t.Fatalf("%q: %q became %q", dsn, addrs, addrs2)
 			}
+		}
+	})
+}
+
+// What follows a colon is a password in some DSN, written rightly or not, or a
+// port: no error and no address has it.
+func FuzzDSNSecret(f *testing.F) {
+	for _, around := range [][2]string{
+		{"memcached://ann", "@mc1"}, {"memcached:///ann", "@mc1"}, {"//ann", "@mc1"}, {"unix:///ann", "@mc1"}, {"memcached://ann", "%40mc1"},
+		{"ann", "@mc1"}, {"mc1,ann", "@mc2"}, {"memcached://mc1,ann", "@mc2"}, {"mc1?password=", ""}, {"mc1?timeout=1s&x", "&y=1"}, {"mc1?", "=1"},
+		{"[::1%", "]:1"}, {"[::1]", ""}, {"/run/m", ",mc1"}, {"memcached://memcached://ann", "?x@mc1"}, {"memcached://ann:p@mc1?tls=", "@"}, {"redis", "://mc1"},
+	} {
+		f.Add(around[0], around[1])
+	}
+	f.Fuzz(func(t *testing.T, before, after string) {
+		const secret = "hunter2"
+		if strings.Contains(before+after, secret) {
+			return
+		}
+		for _, colon := range []string{":", "%3A", "%3a"} {
+			assertTellsNothing(t, before+colon+secret+after, secret)
 		}
 	})
 }

@@ -27,13 +27,13 @@ func (g *group) index(i int) int {
 
 // fail records that keys were not served.
 func (g *group) fail(op string, keys []string, err error) {
-	g.errs = append(g.errs, opError(op, g.server.String(), err, keys...))
+	g.errs = append(g.errs, opError(op, g.server, err, keys...))
 }
 
 // refuse records that the server refused keys; those with the same reason are
 // one error.
 func (g *group) refuse(op string, err error, keys ...string) {
-	refusal := opError(op, g.server.String(), err, keys...).(*OpError)
+	refusal := opError(op, g.server, err, keys...).(*OpError)
 	for _, e := range g.errs {
 		if e := e.(*OpError); e.Err.Error() == refusal.Err.Error() {
 			e.Keys = append(e.Keys, keys...)
@@ -87,7 +87,7 @@ func (s *session) each(ctx context.Context, op string, groups []*group, fn func(
 		for _, g := range groups {
 			keys = append(keys, g.keys...)
 		}
-		return opError(op, "", err, keys...)
+		return &OpError{Op: op, Keys: keys, Err: err}
 	}
 	var errs []error
 	for _, g := range groups {

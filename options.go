@@ -88,14 +88,27 @@ func WithServerFailureLimit(limit int, retryTimeout time.Duration) driver.Option
 // WithCredentials makes each connection log in by memcached's ASCII
 // authentication (memcached -Y). A server that refuses them gives [ErrAuth]; to
 // one that asks for no authentication they are not sent, which the log tells once.
-// Use it with TLS: without, they cross the network in the clear, which the log
-// warns of. DSN: memcached://user:password@host, both percent-encoded.
+// Without TLS they would cross the network in the clear: unless every server is on
+// this machine (a loopback address, localhost, a Unix socket), opening gives
+// [ErrInvalidOption]; [WithInsecureCredentials] allows it. An empty user is
+// ErrInvalidOption too. DSN: memcached://user:password@host, both percent-encoded.
 func WithCredentials(user, password string) driver.Option {
 	return setting(func(c *config) error {
 		if user == "" {
 			return fmt.Errorf("%w: WithCredentials: the user is empty", ErrInvalidOption)
 		}
 		c.user, c.password = user, password
+		return nil
+	})
+}
+
+// WithInsecureCredentials lets [WithCredentials] send them to other machines
+// without TLS, where all who can listen on the network learn them: for a network
+// that only trusted machines are on. The default is to refuse. It changes nothing
+// with TLS or without credentials. DSN: insecure_credentials=true.
+func WithInsecureCredentials() driver.Option {
+	return setting(func(c *config) error {
+		c.insecureCredentials = true
 		return nil
 	})
 }
@@ -164,7 +177,7 @@ func (c *config) apply(opts []driver.Option) error {
 			return err
 		}
 	}
-	return nil
+	return c.checkCredentials()
 }
 
 func notNegative(option string, d time.Duration) error {

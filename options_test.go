@@ -4,8 +4,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -108,6 +110,46 @@ func TestTimeoutOfZeroIsTheDefault(t *testing.T) {
 			t.Parallel()
 			_, err := drivertest.Open(t, addr+c.dsn, c.opts...).Get(t.Context(), "key")
 			assert.ErrorContains(t, err, "read timeout of 3s")
+		})
+	}
+}
+
+// What time.Duration can hold at most is as good as for ever.
+func TestDurationsMayBeTheLongest(t *testing.T) {
+	t.Parallel()
+	const longest = time.Duration(math.MaxInt64)
+	ns := strconv.FormatInt(math.MaxInt64, 10) + "ns"
+	for name, c := range map[string]struct {
+		dsn  string
+		opts []driver.Option
+	}{
+		"options": {"", []driver.Option{
+			memcacheddriver.WithTimeout(longest), driver.WithDialTimeout(longest),
+			memcacheddriver.WithConnMaxIdleTime(longest), memcacheddriver.WithServerFailureLimit(1, longest),
+		}},
+		"DSN": {"?timeout=" + ns + "&dial_timeout=" + ns + "&read_timeout=" + ns + "&write_timeout=" + ns +
+			"&conn_max_idle_time=" + ns + "&server_failure_limit=1&server_retry_timeout=" + ns, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := memcachedtest.Start(t)
+			db := drivertest.OpenAsked(t, server.Addr()+c.dsn, append(c.opts, memcacheddriver.WithTTLQuery())...)
+			drivertest.Fill(t, db, 3)
+			time.Sleep(ms(20)) // a sweep or a look at what was idle would close them
+			drivertest.Fill(t, db, 3)
+			assert.EqualValues(t, 3, drivertest.Dials(db), "an idle connection was closed")
+			for _, call := range drivertest.Calls {
+				require.NoError(t, call.Run(t.Context(), db, drivertest.Key()), call.Name)
+			}
+
+			server.Kill()
+			_, err := db.Get(t.Context(), "key")
+			require.Error(t, err)
+			_, err = db.Get(t.Context(), "key")
+			require.ErrorIs(t, err, memcacheddriver.ErrServerDown)
+			time.Sleep(ms(20))
+			_, err = db.Get(t.Context(), "key")
+			require.ErrorIs(t, err, memcacheddriver.ErrServerDown)
 		})
 	}
 }

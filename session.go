@@ -2,8 +2,8 @@ package memcacheddriver
 
 import (
 	"context"
-	"net"
 	"strings"
+	"sync/atomic"
 
 	"github.com/bradfitz/gomemcache/memcache"
 
@@ -18,19 +18,15 @@ type session struct {
 	pool     *pool.Pool
 	removers []*remover.Remover // by Server.Index
 	ttlQuery bool
+
+	warnf      func(format string, args ...any)
+	toldOfUnit atomic.Bool // by isSubsecond
 }
 
 func newSession(c config) *session {
 	infof, warnf := func(string, ...any) {}, func(string, ...any) {}
 	if c.logger != nil {
 		infof, warnf = c.logger.Infof, c.logger.Warnf
-	}
-	if c.user != "" && c.tls == nil {
-		for _, a := range c.addrs {
-			if !isLocal(a) {
-				warnf("memcacheddriver: the credentials for server %s cross the network in the clear; use TLS", a)
-			}
-		}
 	}
 	s := &session{
 		pool: pool.New(pool.Config{
@@ -49,6 +45,7 @@ func newSession(c config) *session {
 			Warnf:        warnf,
 		}),
 		ttlQuery: c.ttlQuery,
+		warnf:    warnf,
 	}
 	for _, server := range s.pool.Servers {
 		s.removers = append(s.removers, remover.New(func(values []pipeline.KeyCAS) error {
@@ -60,16 +57,6 @@ func newSession(c config) *session {
 	return s
 }
 
-// isLocal reports whether a is this machine by its name.
-func isLocal(a pool.Addr) bool {
-	host, _, err := net.SplitHostPort(a.Address)
-	if a.Net == "unix" || err != nil || host == "localhost" {
-		return true
-	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
-}
-
 func (s *session) close() {
 	for _, r := range s.removers {
 		r.Stop()
@@ -78,11 +65,6 @@ func (s *session) close() {
 	for _, r := range s.removers {
 		r.Wait()
 	}
-}
-
-// removerOf returns the remover for key's server.
-func (s *session) removerOf(key string) *remover.Remover {
-	return s.removers[s.pool.Pick(key).Index]
 }
 
 // viaClient does a single-key call by gomemcache. Its answers that are no
@@ -118,7 +100,7 @@ func (s *session) viaConn(ctx context.Context, op, key string, fn func(*pool.Con
 	if err == nil || err == kv.ErrNotFound {
 		return err
 	}
-	return opError(op, server.String(), err, key)
+	return opError(op, server, err, key)
 }
 
 // failure makes an [OpError] of an error of gomemcache's or of the pool's.
@@ -126,5 +108,5 @@ func (s *session) failure(op, key string, err error) error {
 	if strings.HasPrefix(err.Error(), "memcache: ") {
 		err = replyError(err)
 	}
-	return opError(op, s.pool.Pick(key).String(), err, key)
+	return opError(op, s.pool.Pick(key), err, key)
 }

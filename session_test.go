@@ -11,38 +11,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xraph/grove/kv"
-	"github.com/xraph/grove/kv/driver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
-
-func TestCredentialsInTheClearAreWarnedOf(t *testing.T) {
-	t.Parallel()
-	const password = "s3cret"
-	for _, c := range []struct {
-		dsn  string
-		warn []string // servers
-	}{
-		{"cache.example", []string{"cache.example:11211"}},
-		{"localhost,a.example,127.0.0.1,b.example:1", []string{"a.example:11211", "b.example:1"}},
-		{"10.1.2.3", []string{"10.1.2.3:11211"}},
-		{"localhost,127.0.0.7,[::1],/run/memcached.sock", nil},
-		{"cache.example?tls=true", nil},
-	} {
-		l := drivertest.NewLog()
-		drivertest.Open(t, c.dsn, memcacheddriver.WithCredentials("ann", password), driver.WithLogger(l))
-		require.Len(t, l.Lines(), len(c.warn), c.dsn)
-		for _, server := range c.warn {
-			require.Len(t, l.Lines("warn", "clear", server), 1, c.dsn)
-		}
-		require.Empty(t, l.Lines(password))
-
-		l = drivertest.NewLog()
-		drivertest.Open(t, c.dsn, driver.WithLogger(l))
-		require.Empty(t, l.Lines(), "no credentials, no warning")
-	}
-}
 
 // Plain gomemcache clients with the same list find each other's data, also with
 // a server listed twice.

@@ -14,7 +14,18 @@ import (
 // timer is late, which ends a TTL of 2 at once.
 const backstop = 3
 
-func isSubsecond(ttl time.Duration) bool { return 0 < ttl && ttl < time.Second }
+// isSubsecond reports whether the driver has to keep ttl itself. Every call with a
+// TTL asks it, so here is where the log tells, once, of one whose unit was
+// forgotten: kv.WithTTL(60) is 60 ns.
+func (s *session) isSubsecond(ttl time.Duration) bool {
+	if ttl <= 0 || ttl >= time.Second {
+		return false
+	}
+	if ttl < time.Millisecond && s.toldOfUnit.CompareAndSwap(false, true) {
+		s.warnf("memcacheddriver: a TTL of %v is under a millisecond: is its unit missing? Seconds are written 60*time.Second", ttl)
+	}
+	return true
+}
 
 // subsecondExpiration is rounded up where the server does not tell the CAS number
 // that a removal needs.

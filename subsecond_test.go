@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/xraph/grove/kv"
+	"github.com/xraph/grove/kv/driver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
@@ -322,4 +323,24 @@ func TestSubsecondRemovesNothingWithoutCAS(t *testing.T) {
 	time.Sleep(200 * time.Millisecond)
 	requireValue(t, db, "k", "w")
 	requireNothingRemoved(t, server)
+}
+
+// kv.WithTTL(60) is 60 ns, and was meant to be a minute.
+func TestTTLWithoutItsUnitIsToldOnce(t *testing.T) {
+	t.Parallel()
+	for by, set := range setters {
+		logger := drivertest.NewLog()
+		db := drivertest.OpenShared(t, driver.WithLogger(logger))
+		calls := func(ttls ...time.Duration) {
+			for _, ttl := range ttls {
+				require.NoError(t, set(t.Context(), db, drivertest.Key(), []byte("1"), ttl), "%s, %v", by, ttl)
+			}
+		}
+		calls(0, -1, time.Millisecond, time.Second, time.Hour)
+		require.Empty(t, logger.Lines(), by)
+		calls(60, time.Millisecond-1, 60)
+		memcachedtest.Eventually(t, func() bool { return len(logger.Lines()) > 0 }, "%s: it is told", by)
+		assert.Len(t, logger.Lines(), 1, by)
+		assert.Len(t, logger.Lines("warn", "a TTL of 60ns", "60*time.Second"), 1, by)
+	}
 }

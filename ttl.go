@@ -59,8 +59,8 @@ func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration
 	if err != nil {
 		return err
 	}
-	expires := seconds(ttl)
-	if isSubsecond(ttl) {
+	expires, subsecond := seconds(ttl), s.isSubsecond(ttl)
+	if subsecond {
 		expires = subsecondExpiration
 	}
 	return s.viaConn(ctx, "expire", key, func(c *pool.Conn) error {
@@ -78,7 +78,7 @@ func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration
 			return err
 		case !found:
 			return kv.ErrNotFound
-		case isSubsecond(ttl):
+		case subsecond:
 			r.Add(began, time.Now().Add(ttl), pipeline.KeyCAS{Key: key, CAS: cas})
 		}
 		return nil

@@ -2,6 +2,7 @@ package systemtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -159,7 +160,7 @@ var newcomersMistakes = []struct {
 		name:  "a port out of range",
 		make:  func(t *testing.T) error { return openError("mc1:11211,mc2:112112") },
 		is:    memcacheddriver.ErrInvalidDSN,
-		wrong: "server 2: the port of mc2",
+		wrong: "server 2: the port is not a number",
 		next:  []string{"1 to 65535"},
 	},
 	{
@@ -170,24 +171,59 @@ var newcomersMistakes = []struct {
 		next:  []string{"[::1]:11211"},
 	},
 	{
-		name:  "a path after the server",
+		name:  "a database number, as Redis has",
 		make:  func(t *testing.T) error { return openError("memcached://localhost:11211/0") },
 		is:    memcacheddriver.ErrInvalidDSN,
-		wrong: "server 1: the port of localhost",
-		next:  []string{"1 to 65535"},
+		wrong: "server 1: there is a / in it",
+		next:  []string{"nothing comes after host:port", "no database numbers"},
+	},
+	{
+		name:  "an & where the parameters begin",
+		make:  func(t *testing.T) error { return openError("localhost:11211&timeout=1s") },
+		is:    memcacheddriver.ErrInvalidDSN,
+		wrong: "server 1: there is an & in it",
+		next:  []string{"host:port?timeout=1s"},
+	},
+	{
+		name:  "a comma before the port",
+		make:  func(t *testing.T) error { return openError("localhost,11211") },
+		is:    memcacheddriver.ErrInvalidDSN,
+		wrong: "server 2: it is only a number",
+		next:  []string{"localhost:11211"},
+	},
+	{
+		name:  "a Unix socket with one slash",
+		make:  func(t *testing.T) error { return openError("unix:/tmp/x.sock") },
+		is:    memcacheddriver.ErrInvalidDSN,
+		wrong: "server 1: a Unix socket is named by its whole path",
+		next:  []string{"/path", "unix:///path"},
+	},
+	{
+		name:  "credentials as a path",
+		make:  func(t *testing.T) error { return openError("unix:///me:" + secret + "@localhost") },
+		is:    memcacheddriver.ErrInvalidDSN,
+		wrong: "server 1: there is an @ in it",
+		next:  []string{"memcached://user:password@host", "memcached://user:password@/path"},
+	},
+	{
+		name:  "credentials as parameters",
+		make:  func(t *testing.T) error { return openError("localhost?user=me&password=" + secret) },
+		is:    memcacheddriver.ErrInvalidDSN,
+		wrong: "parameter 1 is unknown",
+		next:  []string{"memcached://user:password@host"},
 	},
 	{
 		name:  "a misspelt parameter",
 		make:  func(t *testing.T) error { return openError("localhost?timout=2s") },
 		is:    memcacheddriver.ErrInvalidDSN,
-		wrong: `unknown parameter "timout"`,
+		wrong: "parameter 1 is unknown",
 		next:  []string{"timeout", "max_idle_conns"},
 	},
 	{
 		name:  "a duration without its unit",
 		make:  func(t *testing.T) error { return openError("localhost?timeout=2") },
 		is:    memcacheddriver.ErrInvalidDSN,
-		wrong: `timeout: "2" is not a duration`,
+		wrong: "parameter timeout: it is not a duration",
 		next:  []string{"2s"},
 	},
 	{
@@ -203,6 +239,13 @@ var newcomersMistakes = []struct {
 		is:    memcacheddriver.ErrInvalidDSN,
 		wrong: "there is an @",
 		next:  []string{"memcached://user:password@host"},
+	},
+	{
+		name:  "credentials without TLS",
+		make:  func(t *testing.T) error { return openError("memcached://me:" + secret + "@cache.example") },
+		is:    memcacheddriver.ErrInvalidOption,
+		wrong: "to server cache.example:11211 they would cross the network in the clear",
+		next:  []string{"tls=true", "WithInsecureCredentials"},
 	},
 	{
 		name: "a wrong password",
@@ -293,6 +336,17 @@ var newcomersMistakes = []struct {
 		is:    kv.ErrNotSupported,
 		wrong: "not supported",
 		next:  []string{"WithTTLQuery"},
+	},
+	{
+		name: "a TTL without its unit",
+		make: func(t *testing.T) error {
+			logger := drivertest.NewLog()
+			store := drivertest.OpenStore(t, memcachedtest.Addr(t), driver.WithLogger(logger))
+			require.NoError(t, store.Set(t.Context(), "newcomer:ttl", 1, kv.WithTTL(60)))
+			return errors.New(strings.Join(logger.Lines(), "\n"))
+		},
+		wrong: "a TTL of 60ns is under a millisecond",
+		next:  []string{"60*time.Second"},
 	},
 	{
 		name: "Unwrap of a store on another driver",

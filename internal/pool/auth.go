@@ -42,6 +42,7 @@ func (s *Server) authenticate(nc net.Conn) error {
 	}
 	var reply *protocol.ReplyError
 	if err := protocol.LineError([]byte(line)); !errors.As(err, &reply) || !reply.Unauthenticated() {
+		s.HideCredentials(err)
 		return fmt.Errorf("authentication: %w", err)
 	}
 	secret := s.cfg.User + " " + s.cfg.Password
@@ -53,4 +54,19 @@ func (s *Server) authenticate(nc net.Conn) error {
 		return fmt.Errorf("%w: check the user and the password", ErrAuth)
 	}
 	return nil
+}
+
+// HideCredentials takes the user and the password out of an error line of the
+// server's in err's chain, which may quote what was sent. It comes after all that
+// the line is looked at for, and before it is made part of a text.
+func (s *Server) HideCredentials(err error) {
+	var reply *protocol.ReplyError
+	if s.cfg.User == "" || !errors.As(err, &reply) {
+		return
+	}
+	hide := []string{s.cfg.User, "[hidden]"}
+	if s.cfg.Password != "" {
+		hide = append([]string{s.cfg.Password, "[hidden]"}, hide...) // first, as the user may be a part of it
+	}
+	reply.Line = strings.NewReplacer(hide...).Replace(reply.Line)
 }

@@ -2,6 +2,8 @@ package pool_test
 
 import (
 	"fmt"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -126,6 +128,74 @@ func TestAuthIsNotSentUnasked(t *testing.T) {
 			assert.NotContains(t, f.Received(), "set ")
 		})
 	}
+}
+
+// Whenever a server quotes the credentials in an error line, it is not quoted
+// with them.
+func TestAuthHidesAnEcho(t *testing.T) {
+	t.Parallel()
+	const user, password = "ann-of-grove", "ann-of-grove+secret"
+	for name, c := range map[string]struct {
+		at     string // the command; "again" is the version that is asked for after the login
+		line   string
+		hidden bool // the line is quoted
+	}{
+		"instead of asking for them":     {"version", "SERVER_ERROR what, %s %s", true},
+		"refusing them":                  {"set", "CLIENT_ERROR no such %s %s", false},
+		"refusing another version":       {"again", "ERROR no more %s %s", true},
+		"asking for them once more":      {"again", "CLIENT_ERROR unauthenticated %s %s", false},
+		"in its version":                 {"again", "VERSION 1.6.18 %s %s", false},
+		"instead of its word on meta":    {"mn", "SERVER_ERROR %s %s", false},
+		"in a refusal":                   {"*", "SERVER_ERROR %s %s may not", true},
+		"in the refusal of a request":    {"*", "CLIENT_ERROR %s %s may not", true},
+		"in what is no command":          {"*", "ERROR %s %s", true},
+		"in what is no line of an error": {"*", "%s %s", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			echo := memcachedtest.Say(fmt.Sprintf(c.line, user, password) + "\r\n")
+			var known sync.Map // connections that were asked for their version
+			script := memcachedtest.Script{
+				"version": func(conn *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+					_, again := known.LoadOrStore(conn, true)
+					switch {
+					case c.at == "version" && !again, c.at == "again" && again:
+						echo(conn, cmd)
+					case !again:
+						conn.Say("CLIENT_ERROR unauthenticated\r\n")
+					default:
+						conn.Default(cmd)
+					}
+				},
+				"set": memcachedtest.Say("STORED\r\n"),
+				"mn":  (*memcachedtest.FakeConn).Default,
+			}
+			if c.at != "version" && c.at != "again" {
+				script[c.at] = echo
+			}
+			logger := drivertest.NewLog()
+			db := drivertest.Open(t, memcachedtest.StartFake(t, script).Addr(), memcacheddriver.WithCredentials(user, password),
+				driver.WithLogger(logger), memcacheddriver.WithTTLQuery())
+			var texts strings.Builder
+			for _, call := range drivertest.Calls {
+				if call.Name != "Do" || c.at != "*" { // what gomemcache says there is its own
+					fmt.Fprintln(&texts, call.Run(t.Context(), db, "key"))
+				}
+			}
+			fmt.Fprintln(&texts, logger.Lines())
+			assert.NotContains(t, texts.String(), user)
+			assert.NotContains(t, texts.String(), "+secret")
+			assert.Equal(t, c.hidden, strings.Contains(texts.String(), "[hidden] [hidden]"), texts.String())
+		})
+	}
+}
+
+// An empty password is nothing to look for.
+func TestAuthHidesNoEmptyPassword(t *testing.T) {
+	t.Parallel()
+	f := memcachedtest.StartFake(t, memcachedtest.Script{"*": memcachedtest.Say("SERVER_ERROR busy, ann\r\n")})
+	err := drivertest.Open(t, f.Addr(), memcacheddriver.WithCredentials("ann", "")).Ping(t.Context())
+	assert.ErrorContains(t, err, `"SERVER_ERROR busy, [hidden]"`)
 }
 
 // No password is in an error or in a log, whatever goes wrong.

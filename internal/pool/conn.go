@@ -200,7 +200,7 @@ func countReplies(request []byte) int {
 func (c *Conn) armWrite(s *socket) {
 	now, timeout := time.Now(), c.server.cfg.WriteTimeout
 	if s.writeBy.Sub(now) < timeout {
-		s.writeBy = now.Add(timeout + timeout/32)
+		s.writeBy = now.Add(timeout).Add(timeout / 32) // their sum may be no Duration any more
 		s.SetWriteDeadline(s.writeBy)
 	}
 	c.keepAborted(s)
@@ -211,7 +211,7 @@ func (c *Conn) armRead(s *socket) {
 	now, timeout := time.Now(), c.server.cfg.ReadTimeout
 	s.used = now
 	if s.readBy.Sub(now) < timeout {
-		s.readBy = now.Add(timeout + timeout/32)
+		s.readBy = now.Add(timeout).Add(timeout / 32)
 		s.SetReadDeadline(s.readBy)
 	}
 	c.keepAborted(s)

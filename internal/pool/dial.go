@@ -32,6 +32,7 @@ func (s *Server) dial(call context.Context) (*socket, error) {
 	if err == nil {
 		return sock, nil
 	}
+	s.HideCredentials(err)
 	var lookup *net.DNSError
 	switch {
 	case errors.Is(err, errRefused), errors.Is(err, syscall.ENOENT):
