@@ -187,3 +187,17 @@ func TestExpireOfAValueThatIsBeingRemoved(t *testing.T) {
 		assert.Equal(t, "2", string(value))
 	}
 }
+
+// Where another server has come that cannot be asked for the value, it does not
+// have it.
+func TestAnOverTimeEndsWithTheServer(t *testing.T) {
+	t.Parallel()
+	server := memcachedtest.Start(t)
+	db := openRemoving(t, server.Addr(), func([]pipeline.KeyCAS) error { return errNotRemoved })
+	over(t, db, "k")
+	server.Kill()
+	memcachedtest.StartClassicOn(t, server.Addr(), memcachedtest.Start(t).Addr())
+	memcachedtest.Eventually(t, func() bool { return db.Ping(t.Context()) == nil }, "the other server answers")
+	_, err := db.Get(t.Context(), "k")
+	assert.Equal(t, kv.ErrNotFound, err)
+}

@@ -63,18 +63,15 @@ func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration
 	if subsecond {
 		expires = subsecondExpiration
 	}
-	return s.viaConn(ctx, "expire", key, func(c *pool.Conn) error {
-		r, began := s.removers[c.Server().Index], time.Now()
-		held := r.Hold(key) // or a value of a shorter life would be removed after all
-		var cas uint64
-		var found bool
-		err := removeSubsecond(c, held.Over())
-		if err == nil {
-			cas, found, err = pipeline.Touch(c, key, expires)
+	r, began := s.removers[s.pool.Pick(key).Index], time.Now()
+	held := r.Hold(key) // or a value of a shorter life would be removed after all
+	err = s.viaConn(ctx, "expire", key, func(c *pool.Conn) error {
+		if err := removeSubsecond(c, held.Over()); err != nil {
+			return err
 		}
+		cas, found, err := pipeline.Touch(c, key, expires)
 		switch {
 		case err != nil:
-			r.Release(held)
 			return err
 		case !found:
 			return kv.ErrNotFound
@@ -83,4 +80,8 @@ func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration
 		}
 		return nil
 	})
+	if err != nil && err != kv.ErrNotFound {
+		r.Release(held)
+	}
+	return err
 }
