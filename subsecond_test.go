@@ -137,6 +137,27 @@ func TestAnExpireThatIsCutOffKeepsASubsecondTTL(t *testing.T) {
 	memcachedtest.Eventually(t, func() bool { return f.Count("md") == 1 }, "the value is removed")
 }
 
+// The time of a value that is just getting another life passes meanwhile.
+func TestExpireAtTheLastMomentStays(t *testing.T) {
+	t.Parallel()
+	const ttl = 100 * time.Millisecond
+	f := memcachedtest.StartFake(t, memcachedtest.Script{
+		"ms": memcachedtest.Say("HD c5\r\n"),
+		"mg": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+			if slices.Contains(cmd.Args, "T3600") {
+				time.Sleep(2 * ttl)
+			}
+			c.Say("HD c5 t3\r\n")
+		},
+		"md": memcachedtest.Say("HD\r\n"),
+	})
+	db := drivertest.Open(t, f.Addr())
+	require.NoError(t, db.Set(t.Context(), "k", []byte("v"), ttl))
+	require.NoError(t, db.Expire(t.Context(), "k", time.Hour))
+	time.Sleep(ttl)
+	assert.Zero(t, f.Count("md"), "the value is removed")
+}
+
 // A batch may take long: the time of a value runs from its own answer, in which
 // the server may have been slow.
 func TestATimeBeginsWithTheAnswer(t *testing.T) {
