@@ -2,7 +2,6 @@ package pool
 
 import (
 	"context"
-	"errors"
 	"time"
 )
 
@@ -15,8 +14,9 @@ func ended(ctx context.Context) bool {
 	return ctx.Err() != nil
 }
 
-// contextError says why a context ended. It is its Err and its Cause, but only
-// the Err for errors.As: a cause may be the failure of another call.
+// contextError says why a context ended. Its Cause is in the text alone, as it may
+// be the failure of another call, or that one's miss: it is not what this one came
+// to.
 type contextError struct{ ctx context.Context }
 
 func (e *contextError) Error() string {
@@ -26,5 +26,4 @@ func (e *contextError) Error() string {
 	return e.ctx.Err().Error()
 }
 
-func (e *contextError) Unwrap() error        { return e.ctx.Err() }
-func (e *contextError) Is(target error) bool { return errors.Is(context.Cause(e.ctx), target) }
+func (e *contextError) Unwrap() error { return e.ctx.Err() }

@@ -35,7 +35,6 @@ func TestContextEndsEveryCallThatHangs(t *testing.T) {
 					err := call.Run(ctx, db, "k")
 					late := time.Since(start) - d
 					require.ErrorIs(t, err, ctx.Err(), "%s, %s", call.Name, end.name)
-					require.ErrorIs(t, err, end.err, "%s, %s", call.Name, end.name)
 					stop()
 					require.Less(t, late, drivertest.Never/4, call.Name)
 					if late < 20*time.Millisecond {
