@@ -125,7 +125,7 @@ func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
 		return nil, err
 	}
 	var item *memcache.Item
-	err = s.viaClient(ctx, "get", key, func(c *memcache.Client) (err error) {
+	err = s.viaClient(ctx, "get", key, memcache.ErrCacheMiss, func(c *memcache.Client) (err error) {
 		item, err = get(c, key)
 		return err
 	})
@@ -190,7 +190,11 @@ func (db *MemcachedDB) store(ctx context.Context, op, key string, value []byte, 
 	if isSubsecond(ttl) {
 		return s.storeSubsecond(ctx, op, key, value, ttl, mode)
 	}
-	err = s.viaClient(ctx, op, key, func(c *memcache.Client) error {
+	var no error
+	if mode != 0 {
+		no = memcache.ErrNotStored
+	}
+	err = s.viaClient(ctx, op, key, no, func(c *memcache.Client) error {
 		item := &memcache.Item{Key: key, Value: value, Expiration: expiration(ttl, time.Now())}
 		switch mode {
 		case pipeline.ModeAdd:
@@ -198,22 +202,12 @@ func (db *MemcachedDB) store(ctx context.Context, op, key string, value []byte, 
 		case pipeline.ModeReplace:
 			return c.Replace(item)
 		}
-		return isStored(c.Set(item))
+		return c.Set(item)
 	})
 	if err == memcache.ErrNotStored {
 		return false, nil
 	}
 	return err == nil, err
-}
-
-// isStored refuses the answers that a set does not have: what a broken proxy did
-// not store must not pass for stored.
-func isStored(err error) error {
-	switch err {
-	case memcache.ErrNotStored, memcache.ErrCASConflict, memcache.ErrCacheMiss:
-		return ErrProtocol
-	}
-	return err
 }
 
 // Client returns a gomemcache client for all that the driver has no method for.

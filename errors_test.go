@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -97,6 +98,63 @@ func TestGarbageIsAnErrorThatDoesNotQuoteIt(t *testing.T) {
 				assert.Zero(t, drivertest.Stat(t, db).Idle, "%s: the connection is used on", call.Name)
 			}
 		})
+	}
+}
+
+// What another command would be answered: a proxy has mixed up its replies, and
+// nobody knows what was done.
+func TestTheReplyToAnotherCommandIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	answers := map[string][]string{
+		"Get":                           {"END"},
+		"Set":                           {"STORED"},
+		"Set under a second":            {"HD"},
+		"SetNX":                         {"STORED", "NOT_STORED"},
+		"SetNX under a second":          {"HD", "NS"},
+		"SetXX":                         {"STORED", "NOT_STORED"},
+		"SetXX under a second":          {"HD", "NS"},
+		"Delete":                        {"DELETED", "NOT_FOUND", "OK"}, // gomemcache takes an OK for DELETED
+		"Delete of two":                 {"DELETED", "NOT_FOUND"},
+		"Exists":                        {"HD", "EN"},
+		"Exists of two":                 {"HD", "EN"},
+		"MGet of one":                   {"END"},
+		"MGet":                          {"END"},
+		"MSet of one":                   {"STORED"},
+		"MSet":                          {"MN"}, // to small values, which are stored in silence
+		"MSet under a second":           {"HD"},
+		"Expire":                        {"TOUCHED", "NOT_FOUND"},
+		"Expire under a second":         {"HD", "EN"},
+		"TTL":                           {"HD", "EN"},
+		"CompareAndSwap":                {"STORED", "NOT_STORED", "EXISTS", "NOT_FOUND"},
+		"CompareAndSwap under a second": {"HD", "NS", "EX", "NF"},
+	}
+	for _, reply := range []string{
+		"STORED", "NOT_STORED", "EXISTS", "NOT_FOUND", "DELETED", "TOUCHED", "END", "OK", "1", "VERSION 1.6.18",
+		"HD", "NS", "EX", "NF", "EN", "MN",
+	} {
+		db := openAnswered(t, func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+			if strings.HasSuffix(cmd.Line, " t c f v") {
+				c.Say("VA 1 t-1 c7 f0\r\n1\r\n") // what a swap reads
+				return
+			}
+			c.Say(reply + "\r\n")
+		})
+		for _, call := range drivertest.Calls {
+			if call.Keys == 0 {
+				continue
+			}
+			err := call.Run(t.Context(), db, "key")
+			switch {
+			case !slices.Contains(answers[call.Name], reply):
+				require.ErrorIs(t, err, memcacheddriver.ErrProtocol, "%s: %s", call.Name, reply)
+				assert.Equal(t, drivertest.Stat(t, db).Addr, drivertest.RequireOpError(t, err).Server, call.Name)
+				assert.Zero(t, drivertest.Stat(t, db).Idle, "%s: the connection is used on after %s", call.Name, reply)
+			case reply == "EXISTS", reply == "EX":
+				assert.ErrorIs(t, err, kv.ErrConflict, call.Name)
+			default:
+				assert.NoError(t, err, "%s: %s", call.Name, reply)
+			}
+		}
 	}
 }
 

@@ -85,18 +85,19 @@ func (s *session) removerOf(key string) *remover.Remover {
 	return s.removers[s.pool.Pick(key).Index]
 }
 
-// viaClient does a single-key call by gomemcache. Its answers that are no
-// failures come back as they are, everything else as an [OpError].
-func (s *session) viaClient(ctx context.Context, op, key string, call func(*memcache.Client) error) error {
+// viaClient does a single-key call by gomemcache. no is the error that is the
+// server's no to this call, nil where it has none: it comes back as it is, every
+// other as an [OpError], as gomemcache has errors for what another command is
+// answered too.
+func (s *session) viaClient(ctx context.Context, op, key string, no error, call func(*memcache.Client) error) error {
 	err := s.pool.Do(ctx, func(l *pool.Lane) error {
 		err := call(l.Client)
-		if err == ErrProtocol {
+		if err != nil && err != no {
 			l.Spoil()
 		}
 		return err
 	})
-	switch err {
-	case nil, memcache.ErrCacheMiss, memcache.ErrNotStored, memcache.ErrCASConflict:
+	if err == nil || err == no {
 		return err
 	}
 	return s.failure(op, key, err)

@@ -65,7 +65,7 @@ func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration
 		return s.expireSubsecond(ctx, key, ttl)
 	}
 	s.removerOf(key).Forget(key)
-	err = s.viaClient(ctx, "expire", key, func(c *memcache.Client) error {
+	err = s.viaClient(ctx, "expire", key, memcache.ErrCacheMiss, func(c *memcache.Client) error {
 		return c.Touch(key, expiration(ttl, time.Now()))
 	})
 	if err == memcache.ErrCacheMiss {
