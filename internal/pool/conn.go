@@ -171,6 +171,7 @@ func (c *Conn) Progress() {
 // did not come to it is not used again.
 func (c *Conn) Complete() {
 	c.replyDone = true
+	c.server.prove()
 	c.server.succeeded()
 }
 
@@ -241,7 +242,6 @@ func (c *Conn) settle(fit bool) {
 	}
 	c.sock.Store(nil)
 	c.phase = resting
-	s.proven = true
 	c.server.putIdle(s)
 }
 

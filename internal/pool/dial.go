@@ -82,7 +82,7 @@ func (s *Server) open(ctx context.Context) (*socket, error) {
 		cancel()
 		if err == nil {
 			s.answersMeta.Store(true)
-			sock.proven = true
+			s.prove()
 			return sock, nil
 		}
 		sock.close()
@@ -124,7 +124,10 @@ func (s *Server) connect(ctx context.Context) (*socket, error) {
 			}
 		}
 		if s.cfg.User != "" {
-			return s.authenticate(sock.Conn)
+			if err := s.authenticate(sock.Conn); err != nil {
+				return err
+			}
+			s.prove()
 		}
 		return nil
 	})

@@ -40,7 +40,7 @@ func (c *Conn) describe(err error) error {
 	var dial *dialError
 	cfg := c.server.cfg
 	hint := ""
-	if s := c.sock.Load(); s != nil && !s.proven && cfg.TLS == nil {
+	if cfg.TLS == nil && !c.server.proven.Load() {
 		hint = " (does it expect TLS?)"
 	}
 	switch {
