@@ -5,14 +5,12 @@ import (
 	"time"
 )
 
-// ended reports whether ctx has. Its deadline passes a moment before it says
-// so, and the network knows the deadline.
-func ended(ctx context.Context) bool {
-	if deadline, ok := ctx.Deadline(); ok && ctx.Done() != nil && !time.Now().Before(deadline) {
-		<-ctx.Done()
-	}
-	return ctx.Err() != nil
-}
+// withoutDeadline is a caller's context as the network gets it, which would see the
+// deadline pass before the context says so, or where it never does. What ends a
+// call is the context's end.
+type withoutDeadline struct{ context.Context }
+
+func (withoutDeadline) Deadline() (deadline time.Time, ok bool) { return time.Time{}, false }
 
 // contextError says why a context ended. Its Cause is in the text alone, as it may
 // be the failure of another call, or that one's miss: it is not what this one came

@@ -20,7 +20,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // is to blame, the caller, Close or the server.
 func (c *Conn) fail(err error) error {
 	s := c.server
-	if c.lane != nil && ended(c.lane.ctx) {
+	if c.lane != nil && c.lane.ctx.Err() != nil {
 		s.cancelled.Add(1)
 		c.Drop()
 		return &contextError{c.lane.ctx}
