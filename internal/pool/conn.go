@@ -3,6 +3,7 @@ package pool
 import (
 	"bytes"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,7 +23,8 @@ const (
 // request begins and keeps it until its lane ends (a native one: until the
 // reply is complete). One goroutine uses it at a time.
 type Conn struct {
-	lane   *Lane // nil: the native client's
+	mu     sync.Mutex // held by who uses a lentConn
+	lane   *Lane      // nil: the native client's
 	server *Server
 	sock   atomic.Pointer[socket] // written by the user, read by Lane.abort
 	phase  phase
