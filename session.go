@@ -18,12 +18,14 @@ type session struct {
 	pool     *pool.Pool
 	removers []*remover.Remover // by Server.Index
 	ttlQuery bool
+	warnf    func(format string, args ...any)
 }
 
 func newSession(c config) *session {
 	infof, warnf := func(string, ...any) {}, func(string, ...any) {}
 	if c.logger != nil {
-		infof, warnf = c.logger.Infof, c.logger.Warnf
+		q := &logQueue{warnf: c.logger.Warnf}
+		infof, warnf = q.lineUp(c.logger.Infof), q.lineUp(c.logger.Warnf)
 	}
 	if c.user != "" && c.tls == nil {
 		for _, a := range c.addrs {
@@ -49,6 +51,7 @@ func newSession(c config) *session {
 			Warnf:        warnf,
 		}),
 		ttlQuery: c.ttlQuery,
+		warnf:    warnf,
 	}
 	for _, server := range s.pool.Servers {
 		s.removers = append(s.removers, remover.New(func(values []pipeline.KeyCAS) error {

@@ -32,7 +32,7 @@ func TestCredentialsInTheClearAreWarnedOf(t *testing.T) {
 	} {
 		l := drivertest.NewLog()
 		drivertest.Open(t, c.dsn, memcacheddriver.WithCredentials("ann", password), driver.WithLogger(l))
-		require.Len(t, l.Lines(), len(c.warn), c.dsn)
+		l.Await(t, len(c.warn))
 		for _, server := range c.warn {
 			require.Len(t, l.Lines("warn", "clear", server), 1, c.dsn)
 		}
