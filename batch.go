@@ -152,7 +152,7 @@ func (db *MemcachedDB) delete(ctx context.Context, key string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	switch err := s.viaClient(ctx, "delete", key, func(c *memcache.Client) error { return c.Delete(key) }); err {
+	switch err := s.viaClient(ctx, "delete", key, memcache.ErrCacheMiss, func(c *memcache.Client) error { return c.Delete(key) }); err {
 	case nil:
 		return 1, nil
 	case memcache.ErrCacheMiss:

@@ -13,7 +13,6 @@ import (
 	"github.com/xraph/grove/kv"
 	"github.com/xraph/grove/kv/driver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pipeline"
-	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
 )
 
 // MemcachedDB is a [driver.Driver] for one or more Memcached servers. It is made
@@ -95,9 +94,13 @@ func (db *MemcachedDB) use(op string, keys ...string) (*session, error) {
 // gives what the driver has no method for (Increment, Append, GetAndTouch, …)
 // contexts, pooled connections and all else that the driver does.
 //
-// The client is for fn alone: it must not be kept after fn has returned. fn may
-// use it from several goroutines, as long as they end before it does. Do
-// returns fn's error as it is, or an error that is ctx's or [ErrNotOpen] without
+// The client is for fn alone. fn may use it from several goroutines; they should end
+// before it does. Once fn has returned, panicked or called [runtime.Goexit], the
+// client refuses to be used, by an error that is [net.ErrClosed], and what a
+// goroutine still waits for on the network is cut off with the same error: it counts
+// against no server, and other calls do not notice.
+//
+// Do returns fn's error as it is, or an error that is ctx's or [ErrNotOpen] without
 // having called fn. A write that was cut off may or may not have happened.
 func (db *MemcachedDB) Do(ctx context.Context, fn func(*memcache.Client) error) error {
 	s, err := db.use("do")
@@ -105,9 +108,9 @@ func (db *MemcachedDB) Do(ctx context.Context, fn func(*memcache.Client) error) 
 		return err
 	}
 	called := false
-	err = s.pool.Do(ctx, func(l *pool.Lane) error {
+	err = s.pool.Lend(ctx, func(c *memcache.Client) error {
 		called = true
-		return fn(l.Client)
+		return fn(c)
 	})
 	if err != nil && !called {
 		return &OpError{Op: "do", Err: err}
@@ -124,7 +127,7 @@ func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
 		return nil, err
 	}
 	var item *memcache.Item
-	err = s.viaClient(ctx, "get", key, func(c *memcache.Client) (err error) {
+	err = s.viaClient(ctx, "get", key, memcache.ErrCacheMiss, func(c *memcache.Client) (err error) {
 		item, err = get(c, key)
 		return err
 	})
@@ -190,7 +193,11 @@ func (db *MemcachedDB) store(ctx context.Context, op, key string, value []byte, 
 	if s.isSubsecond(ttl) {
 		return s.storeSubsecond(ctx, op, key, value, ttl, mode)
 	}
-	err = s.viaClient(ctx, op, key, func(c *memcache.Client) error {
+	var no error
+	if mode != 0 {
+		no = memcache.ErrNotStored
+	}
+	err = s.viaClient(ctx, op, key, no, func(c *memcache.Client) error {
 		item := &memcache.Item{Key: key, Value: value, Expiration: expiration(ttl, time.Now())}
 		switch mode {
 		case pipeline.ModeAdd:
@@ -198,22 +205,12 @@ func (db *MemcachedDB) store(ctx context.Context, op, key string, value []byte, 
 		case pipeline.ModeReplace:
 			return c.Replace(item)
 		}
-		return isStored(c.Set(item))
+		return c.Set(item)
 	})
 	if err == memcache.ErrNotStored {
 		return false, nil
 	}
 	return err == nil, err
-}
-
-// isStored refuses the answers that a set does not have: what a broken proxy did
-// not store must not pass for stored.
-func isStored(err error) error {
-	switch err {
-	case memcache.ErrNotStored, memcache.ErrCASConflict, memcache.ErrCacheMiss:
-		return ErrProtocol
-	}
-	return err
 }
 
 // Client returns a gomemcache client for all that the driver has no method for.

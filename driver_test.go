@@ -240,21 +240,6 @@ func TestSetXXStoresAPresentKeyOnly(t *testing.T) {
 	assert.Equal(t, "b", string(got))
 }
 
-// What a broken proxy did not store.
-func TestNotStoredIsNoSuccess(t *testing.T) {
-	t.Parallel()
-	f := memcachedtest.StartFake(t, memcachedtest.Script{
-		"ms":  memcachedtest.Say("NS\r\n"),
-		"set": memcachedtest.Say("NOT_STORED\r\n"),
-	})
-	db := drivertest.Open(t, f.Addr())
-	pairs := drivertest.Pairs([]string{"a", "b"})
-	for _, ttl := range []time.Duration{0, 500 * time.Millisecond} {
-		assert.Error(t, db.Set(t.Context(), "k", []byte("v"), ttl), "Set, %v", ttl)
-		assert.Error(t, db.MSet(t.Context(), pairs, ttl), "MSet, %v", ttl)
-	}
-}
-
 // A server that answers for another key has mixed up its replies.
 func TestTheValueOfAnotherKeyIsAnError(t *testing.T) {
 	t.Parallel()

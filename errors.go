@@ -15,7 +15,8 @@ import (
 
 // The errors that calls return, to be asked for by [errors.Is]. A miss is
 // kv.ErrNotFound, a lost race in CompareAndSwap kv.ErrConflict, and the end
-// of a call's context [context.Canceled] or [context.DeadlineExceeded].
+// of a call's context [context.Canceled] or [context.DeadlineExceeded]; the text
+// alone tells the context's cause.
 var (
 	// ErrNotOpen means that Open has not been called yet, or Close has. A call that
 	// is in flight when Close is called gets it too.

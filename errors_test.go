@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -100,6 +101,63 @@ func TestGarbageIsAnErrorThatDoesNotQuoteIt(t *testing.T) {
 	}
 }
 
+// What another command would be answered: a proxy has mixed up its replies, and
+// nobody knows what was done.
+func TestTheReplyToAnotherCommandIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	answers := map[string][]string{
+		"Get":                           {"END"},
+		"Set":                           {"STORED"},
+		"Set under a second":            {"HD"},
+		"SetNX":                         {"STORED", "NOT_STORED"},
+		"SetNX under a second":          {"HD", "NS"},
+		"SetXX":                         {"STORED", "NOT_STORED"},
+		"SetXX under a second":          {"HD", "NS"},
+		"Delete":                        {"DELETED", "NOT_FOUND", "OK"}, // gomemcache takes an OK for DELETED
+		"Delete of two":                 {"DELETED", "NOT_FOUND"},
+		"Exists":                        {"HD", "EN"},
+		"Exists of two":                 {"HD", "EN"},
+		"MGet of one":                   {"END"},
+		"MGet":                          {"END"},
+		"MSet of one":                   {"STORED"},
+		"MSet":                          {"MN"}, // to small values, which are stored in silence
+		"MSet under a second":           {"HD"},
+		"Expire":                        {"TOUCHED", "NOT_FOUND"},
+		"Expire under a second":         {"HD", "EN"},
+		"TTL":                           {"HD", "EN"},
+		"CompareAndSwap":                {"STORED", "NOT_STORED", "EXISTS", "NOT_FOUND"},
+		"CompareAndSwap under a second": {"HD", "NS", "EX", "NF"},
+	}
+	for _, reply := range []string{
+		"STORED", "NOT_STORED", "EXISTS", "NOT_FOUND", "DELETED", "TOUCHED", "END", "OK", "1", "VERSION 1.6.18",
+		"HD", "NS", "EX", "NF", "EN", "MN",
+	} {
+		db := openAnswered(t, func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+			if strings.HasSuffix(cmd.Line, " t c f v") {
+				c.Say("VA 1 t-1 c7 f0\r\n1\r\n") // what a swap reads
+				return
+			}
+			c.Say(reply + "\r\n")
+		})
+		for _, call := range drivertest.Calls {
+			if call.Keys == 0 {
+				continue
+			}
+			err := call.Run(t.Context(), db, "key")
+			switch {
+			case !slices.Contains(answers[call.Name], reply):
+				require.ErrorIs(t, err, memcacheddriver.ErrProtocol, "%s: %s", call.Name, reply)
+				assert.Equal(t, drivertest.Stat(t, db).Addr, drivertest.RequireOpError(t, err).Server, call.Name)
+				assert.Zero(t, drivertest.Stat(t, db).Idle, "%s: the connection is used on after %s", call.Name, reply)
+			case reply == "EXISTS", reply == "EX":
+				assert.ErrorIs(t, err, kv.ErrConflict, call.Name)
+			default:
+				assert.NoError(t, err, "%s: %s", call.Name, reply)
+			}
+		}
+	}
+}
+
 // The server's own words are worth telling.
 func TestErrorLinesAreQuoted(t *testing.T) {
 	t.Parallel()
@@ -190,32 +248,37 @@ func TestTheCallAfterGarbageGetsItsOwnReply(t *testing.T) {
 }
 
 // The cause of a cancellation may be the failure of another call. It is not what
-// this one failed of.
+// this one failed of: the text alone tells it.
 func TestTheCauseOfACancellationBlamesNoServer(t *testing.T) {
 	t.Parallel()
-	cause := openAnswered(t, memcachedtest.HangUp).Do(t.Context(), func(c *memcache.Client) error {
+	failure := openAnswered(t, memcachedtest.HangUp).Do(t.Context(), func(c *memcache.Client) error {
 		_, err := c.Get("k")
 		return err
 	})
-	require.Error(t, cause)
-	for _, when := range []string{"before the call", "in the call"} {
-		asked := make(chan struct{}, 64)
-		db := openAnswered(t, func(c *memcachedtest.FakeConn, _ memcachedtest.Command) { asked <- struct{}{}; c.Hang() })
-		for _, call := range drivertest.Calls {
-			if call.Keys == 0 {
-				continue
+	require.Error(t, failure)
+	for _, cause := range []error{failure, kv.ErrNotFound, kv.ErrConflict} {
+		for _, when := range []string{"before the call", "in the call"} {
+			asked := make(chan struct{}, 64)
+			db := openAnswered(t, func(c *memcachedtest.FakeConn, _ memcachedtest.Command) { asked <- struct{}{}; c.Hang() })
+			for _, call := range drivertest.Calls {
+				if call.Name == "Ping" && when == "in the call" {
+					continue // its command is answered
+				}
+				ctx, cancel := context.WithCancelCause(t.Context())
+				if when == "before the call" {
+					cancel(cause)
+				} else {
+					go func() { <-asked; cancel(cause) }()
+				}
+				err := call.Run(ctx, db, "k")
+				cancel(nil)
+				assert.ErrorIs(t, err, context.Canceled, "%s, %s", call.Name, when)
+				assert.NotErrorIs(t, err, cause, "%s, %s", call.Name, when)
+				assert.ErrorContains(t, err, cause.Error(), "%s, %s", call.Name, when)
+				if call.Name != "Do" { // errors inside of it are as they are
+					assert.Empty(t, drivertest.RequireOpError(t, err).Server, "%s, %s", call.Name, when)
+				}
 			}
-			ctx, cancel := context.WithCancelCause(t.Context())
-			if when == "before the call" {
-				cancel(cause)
-			} else {
-				go func() { <-asked; cancel(cause) }()
-			}
-			err := call.Run(ctx, db, "k")
-			cancel(nil)
-			assert.ErrorIs(t, err, context.Canceled, "%s, %s", call.Name, when)
-			assert.ErrorIs(t, err, cause, "%s, %s", call.Name, when)
-			assert.Empty(t, drivertest.RequireOpError(t, err).Server, "%s, %s", call.Name, when)
 		}
 	}
 }

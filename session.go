@@ -26,7 +26,8 @@ type session struct {
 func newSession(c config) *session {
 	infof, warnf := func(string, ...any) {}, func(string, ...any) {}
 	if c.logger != nil {
-		infof, warnf = c.logger.Infof, c.logger.Warnf
+		q := &logQueue{warnf: c.logger.Warnf}
+		infof, warnf = q.lineUp(c.logger.Infof), q.lineUp(c.logger.Warnf)
 	}
 	s := &session{
 		pool: pool.New(pool.Config{
@@ -67,24 +68,28 @@ func (s *session) close() {
 	}
 }
 
-// viaClient does a single-key call by gomemcache. Its answers that are no
-// failures come back as they are, everything else as an [OpError].
-func (s *session) viaClient(ctx context.Context, op, key string, call func(*memcache.Client) error) error {
+// viaClient does a single-key call by gomemcache. no is the error that is the
+// server's no to this call, nil where it has none: it comes back as it is, every
+// other as an [OpError], as gomemcache has errors for what another command is
+// answered too.
+func (s *session) viaClient(ctx context.Context, op, key string, no error, call func(*memcache.Client) error) error {
 	err := s.pool.Do(ctx, func(l *pool.Lane) error {
 		if err := s.removeOver(l, s.pool.Pick(key), key); err != nil {
 			return err
 		}
 		err := call(l.Client)
-		if err == ErrProtocol {
+		if err != nil && err != no {
 			l.Spoil()
 		}
 		return err
 	})
-	switch err {
-	case nil, memcache.ErrCacheMiss, memcache.ErrNotStored, memcache.ErrCASConflict:
+	if err == nil || err == no {
 		return err
 	}
-	return s.failure(op, key, err)
+	if strings.HasPrefix(err.Error(), "memcache: ") {
+		err = replyError(err)
+	}
+	return opError(op, s.pool.Pick(key), err, key)
 }
 
 // viaConn runs fn on a connection to key's server, for what gomemcache cannot
@@ -101,12 +106,4 @@ func (s *session) viaConn(ctx context.Context, op, key string, fn func(*pool.Con
 		return err
 	}
 	return opError(op, server, err, key)
-}
-
-// failure makes an [OpError] of an error of gomemcache's or of the pool's.
-func (s *session) failure(op, key string, err error) error {
-	if strings.HasPrefix(err.Error(), "memcache: ") {
-		err = replyError(err)
-	}
-	return opError(op, s.pool.Pick(key), err, key)
 }

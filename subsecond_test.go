@@ -371,7 +371,7 @@ func TestTTLWithoutItsUnitIsToldOnce(t *testing.T) {
 		calls(0, -1, time.Millisecond, time.Second, time.Hour)
 		require.Empty(t, logger.Lines(), by)
 		calls(60, time.Millisecond-1, 60)
-		memcachedtest.Eventually(t, func() bool { return len(logger.Lines()) > 0 }, "%s: it is told", by)
+		logger.Await(t, 1)
 		assert.Len(t, logger.Lines(), 1, by)
 		assert.Len(t, logger.Lines("warn", "a TTL of 60ns", "60*time.Second"), 1, by)
 	}

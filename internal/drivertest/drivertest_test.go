@@ -80,6 +80,7 @@ func TestLogFindsLines(t *testing.T) {
 	db := drivertest.Open(t, f.Addr(), driver.WithLogger(l), memcacheddriver.WithServerFailureLimit(1, drivertest.Never))
 	f.Close()
 	assert.Error(t, db.Ping(t.Context()))
+	l.Await(t, 1, "warn: ", f.Addr(), "is down")
 	assert.Len(t, l.Lines("warn: ", f.Addr(), "is down"), 1)
 	assert.Empty(t, l.Lines(f.Addr(), "is up"))
 	assert.Len(t, l.Lines(), 1)

@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"testing"
 
 	"github.com/xraph/go-utils/log"
+
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
 // Log records what is logged. It is made by [NewLog], and safe for concurrent
@@ -45,4 +48,11 @@ func (l *Log) Lines(parts ...string) (found []string) {
 		}
 	}
 	return found
+}
+
+// Await waits until n lines have all of parts in them: the driver logs beside its
+// calls.
+func (l *Log) Await(t testing.TB, n int, parts ...string) {
+	t.Helper()
+	memcachedtest.Eventually(t, func() bool { return len(l.Lines(parts...)) == n }, "%d lines have %q", n, parts)
 }

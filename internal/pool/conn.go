@@ -3,6 +3,7 @@ package pool
 import (
 	"bytes"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,7 +23,8 @@ const (
 // request begins and keeps it until its lane ends (a native one: until the
 // reply is complete). One goroutine uses it at a time.
 type Conn struct {
-	lane   *Lane // nil: the native client's
+	mu     sync.Mutex // held by who uses a lentConn
+	lane   *Lane      // nil: the native client's
 	server *Server
 	sock   atomic.Pointer[socket] // written by the user, read by Lane.abort
 	phase  phase
@@ -171,6 +173,7 @@ func (c *Conn) Progress() {
 // did not come to it is not used again.
 func (c *Conn) Complete() {
 	c.replyDone = true
+	c.server.prove()
 	c.server.succeeded()
 }
 
@@ -241,7 +244,6 @@ func (c *Conn) settle(fit bool) {
 	}
 	c.sock.Store(nil)
 	c.phase = resting
-	s.proven = true
 	c.server.putIdle(s)
 }
 

@@ -2,21 +2,19 @@ package pool
 
 import (
 	"context"
-	"errors"
 	"time"
 )
 
-// ended reports whether ctx has. Its deadline passes a moment before it says
-// so, and the network knows the deadline.
-func ended(ctx context.Context) bool {
-	if deadline, ok := ctx.Deadline(); ok && ctx.Done() != nil && !time.Now().Before(deadline) {
-		<-ctx.Done()
-	}
-	return ctx.Err() != nil
-}
+// withoutDeadline is a caller's context as the network gets it, which would see the
+// deadline pass before the context says so, or where it never does. What ends a
+// call is the context's end.
+type withoutDeadline struct{ context.Context }
 
-// contextError says why a context ended. It is its Err and its Cause, but only
-// the Err for errors.As: a cause may be the failure of another call.
+func (withoutDeadline) Deadline() (deadline time.Time, ok bool) { return time.Time{}, false }
+
+// contextError says why a context ended. Its Cause is in the text alone, as it may
+// be the failure of another call, or that one's miss: it is not what this one came
+// to.
 type contextError struct{ ctx context.Context }
 
 func (e *contextError) Error() string {
@@ -26,5 +24,4 @@ func (e *contextError) Error() string {
 	return e.ctx.Err().Error()
 }
 
-func (e *contextError) Unwrap() error        { return e.ctx.Err() }
-func (e *contextError) Is(target error) bool { return errors.Is(context.Cause(e.ctx), target) }
+func (e *contextError) Unwrap() error { return e.ctx.Err() }

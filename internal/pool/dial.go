@@ -20,7 +20,8 @@ func (e *dialError) Unwrap() error { return e.err }
 
 // dial opens a socket within the dial timeout and the context of a call.
 func (s *Server) dial(call context.Context) (*socket, error) {
-	ctx, cancel := context.WithTimeout(call, s.cfg.DialTimeout)
+	deadline := time.Now().Add(s.cfg.DialTimeout)
+	ctx, cancel := context.WithDeadline(withoutDeadline{call}, deadline)
 	defer cancel()
 	defer context.AfterFunc(s.closing, cancel)()
 
@@ -40,10 +41,11 @@ func (s *Server) dial(call context.Context) (*socket, error) {
 	case errors.As(err, &lookup) && lookup.IsNotFound:
 		err = fmt.Errorf("%w (check the host name)", err)
 	}
-	if !ended(call) && s.closing.Err() == nil {
+	if call.Err() == nil && s.closing.Err() == nil {
 		s.dialErrors.Add(1)
-		if ended(ctx) {
-			// Not the caller's deadline: its error must not be context's.
+		// The network knows the deadline, and may see it pass before ctx does. It is
+		// not the caller's: its error must not be context's.
+		if !time.Now().Before(deadline) {
 			err = fmt.Errorf("no connection within the dial timeout of %v: %w", s.cfg.DialTimeout, os.ErrDeadlineExceeded)
 			s.answersMeta.Store(false)
 		}
@@ -83,12 +85,12 @@ func (s *Server) open(ctx context.Context) (*socket, error) {
 		cancel()
 		if err == nil {
 			s.answersMeta.Store(true)
-			sock.proven = true
+			s.prove()
 			return sock, nil
 		}
 		sock.close()
 		switch {
-		case ended(ctx):
+		case ctx.Err() != nil:
 			if !answers && time.Since(start) >= metaPatience {
 				s.doNotAsk()
 			}
@@ -125,7 +127,10 @@ func (s *Server) connect(ctx context.Context) (*socket, error) {
 			}
 		}
 		if s.cfg.User != "" {
-			return s.authenticate(sock.Conn)
+			if err := s.authenticate(sock.Conn); err != nil {
+				return err
+			}
+			s.prove()
 		}
 		return nil
 	})

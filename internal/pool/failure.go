@@ -20,7 +20,7 @@ func (e *Error) Unwrap() error { return e.Err }
 // is to blame, the caller, Close or the server.
 func (c *Conn) fail(err error) error {
 	s := c.server
-	if c.lane != nil && ended(c.lane.ctx) {
+	if c.lane != nil && c.lane.ctx.Err() != nil {
 		s.cancelled.Add(1)
 		c.Drop()
 		return &contextError{c.lane.ctx}
@@ -40,7 +40,7 @@ func (c *Conn) describe(err error) error {
 	var dial *dialError
 	cfg := c.server.cfg
 	hint := ""
-	if s := c.sock.Load(); s != nil && !s.proven && cfg.TLS == nil {
+	if cfg.TLS == nil && !c.server.proven.Load() {
 		hint = " (does it expect TLS?)"
 	}
 	switch {

@@ -42,7 +42,7 @@ func TestDownServerRefusesEveryCall(t *testing.T) {
 		assert.ErrorContains(t, err, server.Addr(), call.Name)
 	}
 	require.Equal(t, before, drivertest.Stat(t, db), "a refused call dialled")
-	require.Len(t, log.Lines("warn: ", "is down", server.Addr()), 1)
+	log.Await(t, 1, "warn: ", "is down", server.Addr())
 	require.Len(t, log.Lines(), 1)
 }
 
@@ -84,8 +84,8 @@ func TestServerComesBackAfterTheRetryTimeout(t *testing.T) {
 			for _, call := range drivertest.Calls {
 				require.NoError(t, call.Run(t.Context(), db, drivertest.Key()), call.Name)
 			}
-			require.Len(t, log.Lines("warn: ", "is down", server.Addr()), 1)
-			require.Len(t, log.Lines("info: ", "is up again", server.Addr()), 1)
+			log.Await(t, 1, "warn: ", "is down", server.Addr())
+			log.Await(t, 1, "info: ", "is up again", server.Addr())
 			require.Len(t, log.Lines(), 2)
 			drivertest.RequireIdle(t, db)
 			require.ErrorIs(t, patient.Ping(t.Context()), memcacheddriver.ErrServerDown, "the hour is not over")

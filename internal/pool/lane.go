@@ -108,16 +108,19 @@ func (l *Lane) abort() {
 	l.done <- struct{}{}
 }
 
+// unbind frees the lane from its context, and reports whether that has ended.
+func (l *Lane) unbind() (aborted bool) {
+	if l.stop != nil && !l.stop() {
+		<-l.done // running or done: it must not reach the next call
+	}
+	l.stop = nil
+	return l.aborted.Load()
+}
+
 // end gives the sockets back and reports whether the lane can be used again.
 // returned is false where its function panicked or called runtime.Goexit.
 func (l *Lane) end(returned bool) bool {
-	if l.stop != nil {
-		if !l.stop() {
-			<-l.done // running or done: it must not reach the next call
-		}
-		l.stop = nil
-	}
-	aborted := l.aborted.Load()
+	aborted := l.unbind()
 	l.mu.Lock()
 	for _, c := range l.conns {
 		c.settle(returned && !aborted)

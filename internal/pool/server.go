@@ -20,6 +20,7 @@ type Server struct {
 	health health
 	counters
 	openAccess  atomic.Bool  // it asks for no authentication; said once
+	proven      atomic.Bool  // it has answered as a memcached does
 	answersMeta atomic.Bool  // it answered when it was last asked for meta
 	askAgain    atomic.Int64 // Unix nanoseconds: until then it is not asked, as it did not
 
@@ -145,6 +146,14 @@ func (s *Server) failed(cause error) {
 		// ones may wait for a host that is gone, each for a whole timeout.
 		s.closeIdleSince(time.Now())
 		s.cfg.Warnf("memcacheddriver: server %s is down after %d failures in a row: %v", s.Address, s.cfg.FailureLimit, cause)
+	}
+}
+
+// prove remembers that the server has answered. It is only looked whether there is
+// something to remember, as the cores would pass the write around.
+func (s *Server) prove() {
+	if !s.proven.Load() {
+		s.proven.Store(true)
 	}
 }
 

@@ -25,7 +25,6 @@ type socket struct {
 	server          *Server
 	used            time.Time // when a reply was last waited for
 	readBy, writeBy time.Time // the deadlines that are set
-	proven          bool      // a request has come to its end on it
 	meta            bool      // the server has shown on it that it speaks the meta protocol
 	askAgain        time.Time // when to ask for it on a new socket; zero if it was answered
 	peeker          *peeker   // of plain; nil where the platform has none

@@ -164,6 +164,40 @@ func TestTLSErrorsSayWhatIsWrong(t *testing.T) {
 }
 
 // A certificate that is refused is the server's failure.
+// Whoever has answered in the clear, on any connection, does not wait for TLS.
+func TestServersThatAnsweredInTheClearExpectNoTLS(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		script memcachedtest.Script // until the server hangs up on everything
+		opts   []driver.Option
+	}{
+		"a request":             {script: memcachedtest.Script{"mn": memcachedtest.HangUp}},
+		"the question for meta": {script: memcachedtest.Script{"gets": memcachedtest.HangUp}},
+		"authentication": {
+			script: memcachedtest.Script{"mn": memcachedtest.HangUp, "gets": memcachedtest.HangUp},
+			opts:   []driver.Option{rightCredentials},
+		},
+	} {
+		server := memcachedtest.StartFake(t, c.script)
+		db := drivertest.Open(t, server.Addr(), append(c.opts, memcacheddriver.WithServerFailureLimit(0, 0))...)
+		_, _ = db.Get(t.Context(), "k")
+		server.SetScript(memcachedtest.Script{"mn": memcachedtest.HangUp, "gets": memcachedtest.HangUp})
+		for range 3 {
+			_, err := db.Get(t.Context(), "k")
+			require.ErrorContains(t, err, "the server closed the connection", name)
+			assert.NotContains(t, err.Error(), "TLS", name)
+		}
+	}
+}
+
+func TestOverTLSNobodyIsHintedAtIt(t *testing.T) {
+	t.Parallel()
+	server, config := memcachedtest.StartFakeTLS(t, memcachedtest.Script{"mn": memcachedtest.HangUp, "gets": memcachedtest.HangUp})
+	_, err := drivertest.Open(t, server.Addr(), driver.WithTLSConfig(config)).Get(t.Context(), "k")
+	require.ErrorContains(t, err, "the server closed the connection")
+	assert.NotContains(t, err.Error(), "TLS")
+}
+
 func TestTLSRefusalsCount(t *testing.T) {
 	t.Parallel()
 	server, _ := memcachedtest.StartTLS(t)
