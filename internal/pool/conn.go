@@ -34,6 +34,7 @@ type Conn struct {
 
 	moreReplies int       // how often a client's SetDeadline may still renew
 	reply       replyScan // of gomemcache's request; the pipeline reads its own
+	large       []byte    // a large value with its line, which gomemcache does not have yet
 }
 
 // Server returns the server that the connection is to.
@@ -128,6 +129,9 @@ func (c *Conn) Read(p []byte) (int, error) {
 		c.renew = false
 		c.armRead(s)
 	}
+	if c.large != nil {
+		return c.readLarge(s, p)
+	}
 	n, err := s.Read(p)
 	if err != nil {
 		return n, c.fail(err)
@@ -154,6 +158,25 @@ func (c *Conn) follow(p []byte) (int, error) {
 		c.server.succeeded()
 		c.Drop()
 		return 0, &Error{c.server.String(), protocol.ErrUnexpected}
+	case replyLarge:
+		c.large = append([]byte(nil), p[n:]...) // for the next Read
+	}
+	return n, nil
+}
+
+// readLarge is Read for a large value. gomemcache reserves what a value's line
+// announces, so it gets the line when the value has come.
+func (c *Conn) readLarge(s *socket, p []byte) (int, error) {
+	if c.reply.skip > 0 {
+		var err error
+		if c.large, err = protocol.Append(c.large, s, c.reply.skip); err != nil {
+			return 0, c.fail(err)
+		}
+		c.reply.skip = 0
+	}
+	n := copy(p, c.large)
+	if c.large = c.large[n:]; len(c.large) == 0 {
+		c.large = nil
 	}
 	return n, nil
 }

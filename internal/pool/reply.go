@@ -14,6 +14,7 @@ const (
 	replyComplete             // the next byte belongs to the next reply
 	replyOutOfStep            // complete, but what comes next is anybody's guess
 	replyMalformed            // no reply that gomemcache should see
+	replyLarge                // a value whose bytes are to be collected comes next
 )
 
 // replyScan follows a reply to gomemcache to its end, in pieces as they come.
@@ -22,7 +23,8 @@ const (
 type replyScan struct {
 	on        bool
 	retrieval bool   // values may come before the last line
-	skip      int    // bytes of a value and its CR LF still to come
+	skip      int    // bytes of a value still to come
+	valueEnd  bool   // the next line is the CR LF behind a value
 	line      []byte // an incomplete line
 }
 
@@ -30,10 +32,12 @@ func (r *replyScan) begin(request []byte) {
 	r.on = true
 	r.retrieval = bytes.HasPrefix(request, []byte("get")) || bytes.HasPrefix(request, []byte("gat"))
 	r.skip = 0
+	r.valueEnd = false
 	r.line = r.line[:0]
 }
 
-// read returns how many bytes of p belong to the reply.
+// read returns how many bytes of p belong to the reply; where it is replyLarge,
+// how many of them are in front of the value's line. All of p belongs to it then.
 func (r *replyScan) read(p []byte) (n int, state replyState) {
 	for n < len(p) {
 		if r.skip > 0 {
@@ -42,6 +46,7 @@ func (r *replyScan) read(p []byte) (n int, state replyState) {
 			n += step
 			continue
 		}
+		begin := n
 		i := bytes.IndexByte(p[n:], '\n')
 		if i < 0 {
 			r.line = append(r.line, p[n:]...)
@@ -60,9 +65,20 @@ func (r *replyScan) read(p []byte) (n int, state replyState) {
 		if !ok {
 			return 0, replyMalformed
 		}
+		if r.valueEnd {
+			if len(line) > 0 {
+				return 0, replyMalformed
+			}
+			r.valueEnd = false
+			continue
+		}
 		if r.retrieval {
 			if v, ok, err := protocol.ParseValue(line); ok {
-				r.skip = v.Size + len("\r\n")
+				r.skip, r.valueEnd = v.Size, true
+				if v.Size > protocol.GrowBy && v.Size > len(p)-n {
+					r.skip -= len(p) - n
+					return begin, replyLarge
+				}
 				continue
 			} else if err == protocol.ErrUnexpected {
 				return 0, replyMalformed
