@@ -45,16 +45,19 @@ const (
 
 // exchange is one request of many commands on a connection.
 type exchange struct {
-	conn *pool.Conn
-	r    *bufio.Reader
-	out  []byte
+	conn    *pool.Conn
+	r       *bufio.Reader
+	out     []byte
+	lines   int  // command lines in the request
+	oneLine bool // no data block in it, no long line, and no value has come
 }
 
 var exchanges = sync.Pool{New: func() any {
 	return &exchange{r: bufio.NewReaderSize(nil, readBuffer), out: make([]byte, 0, flushAt+copyLimit+512)}
 }}
 
-// do runs fn as one request on c, which is dropped unless every reply was read.
+// do runs fn as one request on c, which is dropped unless every reply was read,
+// or the only one was an error that leaves the next in its place.
 func do(c *pool.Conn, fn func(*exchange) error) error {
 	if err := c.Begin(); err != nil {
 		return err
@@ -63,11 +66,14 @@ func do(c *pool.Conn, fn func(*exchange) error) error {
 	x.conn = c
 	x.r.Reset(c)
 	x.out = x.out[:0]
+	x.lines, x.oneLine = 0, true
 	err := fn(x)
 	switch {
 	case err == ErrNoMeta:
 	case err == nil && x.r.Buffered() == 0:
 		c.Complete()
+	case x.lines == 1 && inStep(err, x.oneLine) && x.r.Buffered() == 0:
+		c.Refused()
 	default:
 		c.Drop()
 	}
@@ -79,9 +85,11 @@ func do(c *pool.Conn, fn func(*exchange) error) error {
 
 // refusal reports whether err is a server's refusal of one command, after which
 // the next reply is in its place.
-func refusal(err error) bool {
+func refusal(err error) bool { return inStep(err, false) }
+
+func inStep(err error, oneLine bool) bool {
 	var reply *protocol.ReplyError
-	return errors.As(err, &reply) && reply.InStep()
+	return errors.As(err, &reply) && reply.InStep(oneLine)
 }
 
 // run sends n commands and reads their replies, at most window of them ahead.
@@ -167,12 +175,16 @@ func (x *exchange) line(parts ...string) error {
 		x.out = append(x.out, part...)
 	}
 	x.out = append(x.out, "\r\n"...)
+	x.lines++
 	return nil
 }
 
 func (x *exchange) flush() error {
 	if len(x.out) == 0 {
 		return nil
+	}
+	if len(x.out) > protocol.MaxLine {
+		x.oneLine = false // who is to read more may split it
 	}
 	_, err := x.conn.Send(x.out)
 	x.out = x.out[:0]
@@ -189,6 +201,7 @@ func (x *exchange) flushFull() error {
 
 // data appends a data block.
 func (x *exchange) data(value []byte) error {
+	x.oneLine = false
 	if len(value) <= copyLimit {
 		x.out = append(x.out, value...)
 	} else {

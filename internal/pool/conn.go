@@ -146,8 +146,12 @@ func (c *Conn) Read(p []byte) (int, error) {
 func (c *Conn) follow(p []byte) (int, error) {
 	n, state := c.reply.read(p)
 	switch state {
-	case replyComplete:
-		c.Complete()
+	case replyComplete, replyRefused:
+		if state == replyComplete {
+			c.Complete()
+		} else {
+			c.Refused()
+		}
 		if c.lane == nil {
 			c.settle(true)
 		}
@@ -195,6 +199,15 @@ func (c *Conn) Progress() {
 func (c *Conn) Complete() {
 	c.replyDone = true
 	c.server.succeeded()
+}
+
+// Refused is Complete for a reply that is an error line: the server may close the
+// connection after it, so the socket is looked at before its next use.
+func (c *Conn) Refused() {
+	c.Complete()
+	if s := c.sock.Load(); s != nil {
+		s.used = s.used.Add(-checkAfter)
+	}
 }
 
 // SetDeadline is gomemcache's: it means that it waits for another reply. The
@@ -268,15 +281,20 @@ func (c *Conn) settle(fit bool) {
 	c.server.putIdle(s)
 }
 
-// Close is gomemcache's, for a connection out of step or one too many.
+// Close is gomemcache's, after an error or for a connection too many. The socket
+// goes back where the reply was complete, as a refusal is.
 func (c *Conn) Close() error {
 	if c.phase == reading && c.sock.Load() != nil {
 		c.server.succeeded()
 	}
-	c.Drop()
-	if c.lane != nil {
-		c.lane.forget(c)
+	if c.lane == nil {
+		c.Drop() // a complete reply's socket has gone back already
+		return nil
 	}
+	c.lane.mu.Lock() // abort must not reach the socket's next user
+	c.settle(!c.lane.aborted.Load())
+	c.lane.mu.Unlock()
+	c.lane.forget(c)
 	return nil
 }
 

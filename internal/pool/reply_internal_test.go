@@ -27,16 +27,23 @@ var replies = []struct {
 	{"set k 0 0 1\r\n", "STORED\r\n", replyComplete},
 	{"set k 0 0 1\r\n", "NOT_STORED\r\n", replyComplete},
 	{"cas k 0 0 1 7\r\n", "EXISTS\r\n", replyComplete},
-	{"set k 0 0 1\r\n", "SERVER_ERROR object too large for cache\r\n", replyComplete},
+	{"set k 0 0 1\r\n", "SERVER_ERROR object too large for cache\r\n", replyRefused},
 	{"incr k 1\r\n", "18446744073709551615\r\n", replyComplete},
-	{"incr k 1\r\n", "VALUE 1\r\n", replyComplete}, // no retrieval
+	{"incr k 1\r\n", "VALUE 1\r\n", replyOutOfStep}, // no retrieval
 	{"touch k 1\r\n", "TOUCHED\r\n", replyComplete},
 	{"version\r\n", "VERSION 1.6.18\r\n", replyComplete},
 	{"flush_all\r\n", "OK\r\n", replyComplete},
 
-	{"gets k\r\n", "ERROR\r\n", replyOutOfStep},
+	{"gets k\r\n", "ERROR\r\n", replyRefused},
+	{"gets k\r\n", "VALUE k 0 1 7\r\nv\r\nERROR\r\n", replyOutOfStep},
+	{"incr k 1\r\n", "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n", replyRefused},
+	{"decr k 1\r\n", "NOT_FOUND\r\n", replyComplete},
+	{"incr k 1\r\n", "\r\n", replyOutOfStep},
+	{"delete k\r\n", "NOT_FOUND\r\n", replyComplete},
+	{"flush_all\r\n", "NOT_FOUND\r\n", replyOutOfStep},
+	{"mystery k\r\n", "OK\r\n", replyOutOfStep},
 	{"set k 0 0 1\r\n", "CLIENT_ERROR bad data chunk\r\n", replyOutOfStep},
-	{"gets k\r\n", "SERVER_ERROR out of memory\r\n", replyComplete},
+	{"gets k\r\n", "SERVER_ERROR out of memory\r\n", replyRefused},
 
 	{"gets k\r\n", "VALUE k 0 x 7\r\n", replyMalformed},
 	{"gets k\r\n", "VALUE k 0 -1 7\r\n", replyMalformed},
@@ -194,7 +201,7 @@ func FuzzReplyScan(f *testing.F) {
 		i, j := int(a)%(len(reply)+1), int(b)%(len(reply)+1)
 		m, split := scan(request, reply, []int{min(i, j), max(i, j)})
 		// Bytes that had not come yet when the reply was complete are not seen.
-		if whole == replyOutOfStep && split == replyComplete {
+		if whole == replyOutOfStep && (split == replyComplete || split == replyRefused) {
 			split = replyOutOfStep
 		}
 		if split != whole || whole != replyMalformed && whole != replyLarge && m != n {

@@ -36,12 +36,20 @@ type ReplyError struct{ Line string }
 func (e *ReplyError) Error() string { return "the server answered " + strconv.Quote(e.Line) }
 
 // InStep reports whether the next reply can still be told: a server that
-// refused a request by SERVER_ERROR has read it to its end.
-func (e *ReplyError) InStep() bool { return strings.HasPrefix(e.Line, "SERVER_ERROR") }
+// refused a request by SERVER_ERROR has read it to its end. One that says ERROR or
+// CLIENT_ERROR may still take the rest of the request for commands, unless the
+// request was oneLine. "ERROR <text>" is said by one that closes the connection,
+// and who wants credentials will be given them on the next one.
+func (e *ReplyError) InStep(oneLine bool) bool {
+	if strings.HasPrefix(e.Line, "SERVER_ERROR") {
+		return true
+	}
+	return oneLine && !strings.HasPrefix(e.Line, "ERROR ") && !e.Unauthenticated()
+}
 
 // TooLarge reports whether the server refused the size of a value.
 func (e *ReplyError) TooLarge() bool {
-	return e.InStep() && strings.Contains(e.Line, "too large")
+	return e.InStep(false) && strings.Contains(e.Line, "too large")
 }
 
 // Unauthenticated reports whether the server wants credentials first.

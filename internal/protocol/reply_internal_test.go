@@ -71,24 +71,25 @@ func TestParseValue(t *testing.T) {
 }
 
 func TestLineError(t *testing.T) {
-	type is struct{ inStep, tooLarge bool }
+	type is struct{ inStep, inStepOneLine, tooLarge bool }
 	for line, want := range map[string]is{
-		"ERROR":                                    {},
+		"ERROR":                                    {inStepOneLine: true},
 		"ERROR unknown":                            {},
-		"CLIENT_ERROR":                             {},
-		"CLIENT_ERROR line too large":              {}, // out of step, whatever it says
-		"SERVER_ERROR":                             {inStep: true},
-		"SERVER_ERROR out of memory storing o":     {inStep: true},
-		"SERVER_ERROR object too large for cache":  {inStep: true, tooLarge: true},
-		"SERVER_ERROR Host is down":                {inStep: true},
-		"SERVER_ERROR VALUE k 0 1":                 {inStep: true},
-		"SERVER_ERROR object too large for cache ": {inStep: true, tooLarge: true},
+		"CLIENT_ERROR":                             {inStepOneLine: true},
+		"CLIENT_ERROR line too large":              {inStepOneLine: true},
+		"CLIENT_ERROR unauthenticated":             {},
+		"SERVER_ERROR":                             {true, true, false},
+		"SERVER_ERROR out of memory storing o":     {true, true, false},
+		"SERVER_ERROR object too large for cache":  {true, true, true},
+		"SERVER_ERROR Host is down":                {true, true, false},
+		"SERVER_ERROR VALUE k 0 1":                 {true, true, false},
+		"SERVER_ERROR object too large for cache ": {true, true, true},
 	} {
 		for _, end := range []string{"", "\r", "\n", "\r\n"} {
 			var reply *ReplyError
 			if assert.ErrorAs(t, LineError([]byte(line+end)), &reply, "%q", line+end) {
 				assert.Equal(t, line, reply.Line)
-				assert.Equal(t, want, is{reply.InStep(), reply.TooLarge()}, "%q", line)
+				assert.Equal(t, want, is{reply.InStep(false), reply.InStep(true), reply.TooLarge()}, "%q", line)
 				assert.Contains(t, reply.Error(), line)
 			}
 		}
