@@ -46,7 +46,7 @@ func (x *exchange) get(keys []string, data func(i, size int) error) error {
 			if err != nil || !ok {
 				return err
 			}
-			x.oneLine = false
+			x.values = true
 			at, err := m.find(v.Key)
 			if err != nil {
 				return err

@@ -49,7 +49,8 @@ type exchange struct {
 	r       *bufio.Reader
 	out     []byte
 	lines   int  // command lines in the request
-	oneLine bool // no data block in it, no long line, and no value has come
+	oneLine bool // no data block in it, and no long line
+	values  bool // one has come
 }
 
 var exchanges = sync.Pool{New: func() any {
@@ -66,13 +67,13 @@ func do(c *pool.Conn, fn func(*exchange) error) error {
 	x.conn = c
 	x.r.Reset(c)
 	x.out = x.out[:0]
-	x.lines, x.oneLine = 0, true
+	x.lines, x.oneLine, x.values = 0, true, false
 	err := fn(x)
 	switch {
 	case err == ErrNoMeta:
 	case err == nil && x.r.Buffered() == 0:
 		c.Complete()
-	case x.lines == 1 && inStep(err, x.oneLine) && x.r.Buffered() == 0:
+	case x.lines == 1 && !x.values && inStep(err, x.oneLine) && x.r.Buffered() == 0:
 		c.Refused()
 	default:
 		c.Drop()

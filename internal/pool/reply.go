@@ -84,7 +84,8 @@ func (c command) endsWell(line []byte) bool {
 type replyScan struct {
 	on       bool
 	command  command
-	oneLine  bool   // of the request; and no value has come
+	oneLine  bool   // of the request
+	values   bool   // one has come
 	skip     int    // bytes of a value still to come
 	valueEnd bool   // the next line is the CR LF behind a value
 	line     []byte // an incomplete line
@@ -95,7 +96,7 @@ func (r *replyScan) begin(request []byte) {
 	r.command = commandOf(request)
 	r.oneLine = r.command != storage && len(request) <= protocol.MaxLine // who is to read more may split it
 	r.skip = 0
-	r.valueEnd = false
+	r.valueEnd, r.values = false, false
 	r.line = r.line[:0]
 }
 
@@ -137,7 +138,7 @@ func (r *replyScan) read(p []byte) (n int, state replyState) {
 		}
 		if r.command == retrieval {
 			if v, ok, err := protocol.ParseValue(line); ok {
-				r.skip, r.valueEnd, r.oneLine = v.Size, true, false
+				r.skip, r.valueEnd, r.values = v.Size, true, true
 				if v.Size > protocol.GrowBy && v.Size > len(p)-n {
 					r.skip -= len(p) - n
 					return begin, replyLarge
@@ -154,7 +155,7 @@ func (r *replyScan) read(p []byte) (n int, state replyState) {
 			return n, replyComplete
 		}
 		var refusal *protocol.ReplyError
-		if errors.As(protocol.LineError(line), &refusal) && refusal.InStep(r.oneLine) {
+		if !r.values && errors.As(protocol.LineError(line), &refusal) && refusal.InStep(r.oneLine) {
 			return n, replyRefused
 		}
 		return n, replyOutOfStep

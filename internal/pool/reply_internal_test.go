@@ -35,7 +35,7 @@ var replies = []struct {
 	{"flush_all\r\n", "OK\r\n", replyComplete},
 
 	{"gets k\r\n", "ERROR\r\n", replyRefused},
-	{"gets k\r\n", "VALUE k 0 1 7\r\nv\r\nERROR\r\n", replyOutOfStep},
+	{"gets k\r\n", "VALUE k 0 1 7\r\nv\r\nSERVER_ERROR x\r\n", replyOutOfStep},
 	{"incr k 1\r\n", "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n", replyRefused},
 	{"decr k 1\r\n", "NOT_FOUND\r\n", replyComplete},
 	{"incr k 1\r\n", "\r\n", replyOutOfStep},
