@@ -117,7 +117,8 @@ func (db *MemcachedDB) Do(ctx context.Context, fn func(*memcache.Client) error) 
 
 // Get returns the value of key, which is the caller's to keep and change. A key
 // that is not there is [kv.ErrNotFound] itself. A value of no bytes is not nil.
-// Get ends with ctx, at the latest after the dial, write and read timeouts. A
+// Get ends with ctx, at the latest after the dial, write and read timeouts, twice
+// where it is sent again because the server closed its connection. A
 // value whose TTL under a second is over, by this driver's reckoning, is a miss.
 func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
 	s, err := db.use("get", key)

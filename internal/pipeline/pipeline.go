@@ -63,6 +63,27 @@ func do(c *pool.Conn, fn func(*exchange) error) error {
 	if err := c.Begin(); err != nil {
 		return err
 	}
+	return request(c, fn)
+}
+
+// doRead is do for a request that changes nothing. It is sent again, once, where
+// the server closed a connection that had been used before instead of answering:
+// fn, which then has no byte of a reply, runs twice.
+func doRead(c *pool.Conn, fn func(*exchange) error) error {
+	if err := c.BeginRead(); err != nil {
+		return err
+	}
+	err := request(c, fn)
+	if err == pool.ErrStale {
+		if err = c.Repeat(); err == nil {
+			err = request(c, fn)
+		}
+	}
+	return err
+}
+
+// request runs fn on the request that c has begun.
+func request(c *pool.Conn, fn func(*exchange) error) error {
 	x := exchanges.Get().(*exchange)
 	x.conn = c
 	x.r.Reset(c)

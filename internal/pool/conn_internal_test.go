@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -71,4 +72,34 @@ func TestSpoilClosesTheSocketOfACompleteReply(t *testing.T) {
 		return errors.New("mine")
 	})
 	require.Zero(t, p.Servers[0].Stats().Idle)
+}
+
+// broken is a connection whose other end is known to be gone when it is written to.
+type broken struct{ net.Conn }
+
+func (broken) Write([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+func TestAReadThatCannotBeWrittenIsSentAgain(t *testing.T) {
+	p := open(t, nil)
+	require.NoError(t, p.Do(context.Background(), get))
+	sock := p.Servers[0].idle[0]
+	sock.Conn = broken{sock.Conn}
+	require.NoError(t, p.Do(context.Background(), get))
+	require.EqualValues(t, 2, p.Servers[0].Stats().Dials)
+}
+
+// A read that sent nothing, as without the meta protocol, is over.
+func TestAWriteAfterAReadIsNotSentAgain(t *testing.T) {
+	p := open(t, nil)
+	require.NoError(t, p.Do(context.Background(), get))
+	_ = p.Do(context.Background(), func(l *Lane) error {
+		c := l.Conn(p.Servers[0])
+		require.NoError(t, c.BeginRead())
+		require.NoError(t, c.Begin())
+		sock := c.sock.Load()
+		sock.Conn = broken{sock.Conn}
+		_, err := c.Send([]byte("delete k\r\n"))
+		require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+		return err
+	})
 }

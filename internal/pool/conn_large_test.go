@@ -109,7 +109,7 @@ func TestLargeValues(t *testing.T) {
 	t.Parallel()
 	const mb = 1 << 20
 	server := memcachedtest.Start(t, "-I", "64m", "-m", "256")
-	db := drivertest.Open(t, server.Addr())
+	db := drivertest.Open(t, server.Addr(), memcacheddriver.WithTimeout(drivertest.Never))
 	random := rand.NewChaCha8([32]byte{})
 	keys, want := []string{}, make(map[string][]byte)
 	for _, size := range []int{mb - 1, 1, mb, mb + 1, 0, 5 * mb, 3*mb + 7} {
