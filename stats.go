@@ -34,7 +34,8 @@ type ServerStats struct {
 	Dials, DialErrors uint64
 
 	// StaleConns counts idle connections that turned out to be closed by the
-	// server, or too old, and were replaced before a call used them. Those to a
+	// server, or too old, and were replaced before a call used them, or by a read
+	// that was sent again. Those to a
 	// proxy that does not answer the question for meta are too old after a minute.
 	StaleConns uint64
 

@@ -9,7 +9,7 @@ import (
 // counts twice. Without the meta protocol it gets their values, and throws them
 // away.
 func Exists(c *pool.Conn, keys []string) (n int64, err error) {
-	err = do(c, func(x *exchange) error {
+	err = doRead(c, func(x *exchange) error {
 		if !x.conn.Meta() {
 			n, err = x.existsByGet(keys)
 			return err

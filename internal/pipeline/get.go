@@ -8,7 +8,7 @@ import (
 // Get gets keys and calls found for each that the server holds, with its index
 // in keys and its value. A key that is named twice may be found once.
 func Get(c *pool.Conn, keys []string, found func(i int, value []byte)) error {
-	return do(c, func(x *exchange) error {
+	return doRead(c, func(x *exchange) error {
 		return x.get(keys, func(i, size int) error {
 			value, err := protocol.Data(x.r, size)
 			if err == nil {
@@ -46,6 +46,7 @@ func (x *exchange) get(keys []string, data func(i, size int) error) error {
 			if err != nil || !ok {
 				return err
 			}
+			x.values = true
 			at, err := m.find(v.Key)
 			if err != nil {
 				return err

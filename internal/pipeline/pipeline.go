@@ -45,29 +45,57 @@ const (
 
 // exchange is one request of many commands on a connection.
 type exchange struct {
-	conn *pool.Conn
-	r    *bufio.Reader
-	out  []byte
+	conn    *pool.Conn
+	r       *bufio.Reader
+	out     []byte
+	lines   int  // command lines in the request
+	oneLine bool // no data block in it, and no long line
+	values  bool // one has come
 }
 
 var exchanges = sync.Pool{New: func() any {
 	return &exchange{r: bufio.NewReaderSize(nil, readBuffer), out: make([]byte, 0, flushAt+copyLimit+512)}
 }}
 
-// do runs fn as one request on c, which is dropped unless every reply was read.
+// do runs fn as one request on c, which is dropped unless every reply was read,
+// or the only one was an error that leaves the next in its place.
 func do(c *pool.Conn, fn func(*exchange) error) error {
 	if err := c.Begin(); err != nil {
 		return err
 	}
+	return request(c, fn)
+}
+
+// doRead is do for a request that changes nothing. It is sent again, once, where
+// the server closed a connection that had been used before instead of answering:
+// fn, which then has no byte of a reply, runs twice.
+func doRead(c *pool.Conn, fn func(*exchange) error) error {
+	if err := c.BeginRead(); err != nil {
+		return err
+	}
+	err := request(c, fn)
+	if err == pool.ErrStale {
+		if err = c.Repeat(); err == nil {
+			err = request(c, fn)
+		}
+	}
+	return err
+}
+
+// request runs fn on the request that c has begun.
+func request(c *pool.Conn, fn func(*exchange) error) error {
 	x := exchanges.Get().(*exchange)
 	x.conn = c
 	x.r.Reset(c)
 	x.out = x.out[:0]
+	x.lines, x.oneLine, x.values = 0, true, false
 	err := fn(x)
 	switch {
 	case err == ErrNoMeta:
 	case err == nil && x.r.Buffered() == 0:
 		c.Complete()
+	case x.lines == 1 && !x.values && inStep(err, x.oneLine) && x.r.Buffered() == 0:
+		c.Refused()
 	default:
 		c.Drop()
 	}
@@ -79,9 +107,11 @@ func do(c *pool.Conn, fn func(*exchange) error) error {
 
 // refusal reports whether err is a server's refusal of one command, after which
 // the next reply is in its place.
-func refusal(err error) bool {
+func refusal(err error) bool { return inStep(err, false) }
+
+func inStep(err error, oneLine bool) bool {
 	var reply *protocol.ReplyError
-	return errors.As(err, &reply) && reply.InStep()
+	return errors.As(err, &reply) && reply.InStep(oneLine)
 }
 
 // run sends n commands and reads their replies, at most window of them ahead.
@@ -167,12 +197,16 @@ func (x *exchange) line(parts ...string) error {
 		x.out = append(x.out, part...)
 	}
 	x.out = append(x.out, "\r\n"...)
+	x.lines++
 	return nil
 }
 
 func (x *exchange) flush() error {
 	if len(x.out) == 0 {
 		return nil
+	}
+	if len(x.out) > protocol.MaxLine {
+		x.oneLine = false // who is to read more may split it
 	}
 	_, err := x.conn.Send(x.out)
 	x.out = x.out[:0]
@@ -189,6 +223,7 @@ func (x *exchange) flushFull() error {
 
 // data appends a data block.
 func (x *exchange) data(value []byte) error {
+	x.oneLine = false
 	if len(value) <= copyLimit {
 		x.out = append(x.out, value...)
 	} else {

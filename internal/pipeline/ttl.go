@@ -10,7 +10,7 @@ import (
 // TTL returns the seconds that key has left, -1 for no expiry and 0 for a miss.
 // It does not count as a use of the item. It needs the meta protocol.
 func TTL(c *pool.Conn, key string) (seconds int64, err error) {
-	err = do(c, func(x *exchange) error {
+	err = doRead(c, func(x *exchange) error {
 		if !x.conn.Meta() {
 			return ErrNoMeta
 		}

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"bytes"
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -9,6 +10,9 @@ import (
 
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
 )
+
+// maxRepeat is how long a request of gomemcache's is that is kept to be sent again.
+const maxRepeat = 4 << 10
 
 // phase is how far a Conn is in its request.
 type phase uint8
@@ -18,6 +22,10 @@ const (
 	writing
 	reading
 )
+
+// ErrStale means that the server closed a socket that was used before instead of
+// answering a request that changes nothing: [Conn.Repeat] may follow.
+var ErrStale = errors.New("the server had closed the connection")
 
 // Conn is a logical connection to one server. It borrows a socket when a
 // request begins and keeps it until its lane ends (a native one: until the
@@ -34,8 +42,14 @@ type Conn struct {
 	// was sent: the socket is fit for another request.
 	replyDone bool
 
+	// repeatable means that the request may be sent again: it changes nothing, no
+	// byte of a reply has come, and its socket may have been closed before it.
+	repeatable bool
+	request    []byte // gomemcache's, where it is repeatable
+
 	moreReplies int       // how often a client's SetDeadline may still renew
 	reply       replyScan // of gomemcache's request; the pipeline reads its own
+	large       []byte    // a large value with its line, which gomemcache does not have yet
 }
 
 // Server returns the server that the connection is to.
@@ -45,40 +59,60 @@ func (c *Conn) Server() *Server { return c.server }
 // there is none, before the first byte is written, so that a server that was
 // restarted costs no call.
 func (c *Conn) Begin() error {
+	_, err := c.begin()
+	return err
+}
+
+// BeginRead is Begin for a request that changes nothing. Where it fails with
+// [ErrStale] it may be sent again.
+func (c *Conn) BeginRead() error {
+	reused, err := c.begin()
+	c.repeatable = reused
+	return err
+}
+
+func (c *Conn) begin() (reused bool, err error) {
+	c.repeatable = false
 	if s := c.sock.Load(); s != nil && (!c.replyDone || !s.good()) {
 		c.server.stale.Add(1) // since the last request of the same call
 		c.Drop()
 	}
-	if c.sock.Load() == nil {
-		if err := c.acquire(); err != nil {
-			return err
-		}
+	if c.sock.Load() != nil {
+		c.start()
+		return true, nil
 	}
+	if err := c.server.health.admit(); err != nil {
+		return false, &Error{c.server.Address, err}
+	}
+	if s := c.server.takeIdle(); s != nil {
+		c.sock.Store(s)
+		c.start()
+		return true, nil
+	}
+	return false, c.Repeat()
+}
+
+// Repeat begins a request on a new socket.
+func (c *Conn) Repeat() error {
+	ctx := c.server.closing
+	if c.lane != nil {
+		ctx = c.lane.ctx
+	}
+	s, err := c.server.dial(ctx)
+	if err != nil {
+		return c.fail(err)
+	}
+	c.sock.Store(s)
+	c.start()
+	return nil
+}
+
+func (c *Conn) start() {
+	c.replyDone = true
 	c.phase = writing
 	c.renew = false
 	c.reply.on = false
 	c.armWrite(c.sock.Load())
-	return nil
-}
-
-func (c *Conn) acquire() error {
-	if err := c.server.health.admit(); err != nil {
-		return &Error{c.server.Address, err}
-	}
-	s := c.server.takeIdle()
-	if s == nil {
-		ctx := c.server.closing
-		if c.lane != nil {
-			ctx = c.lane.ctx
-		}
-		var err error
-		if s, err = c.server.dial(ctx); err != nil {
-			return c.fail(err)
-		}
-	}
-	c.sock.Store(s)
-	c.replyDone = true
-	return nil
 }
 
 // Meta reports whether the server has shown that it speaks the meta protocol on
@@ -89,16 +123,37 @@ func (c *Conn) Meta() bool {
 	return s != nil && s.meta
 }
 
-// Write is gomemcache's: a write after a read begins the next request.
+// Write is gomemcache's: a write after a read begins the next request. A retrieval
+// comes in one write, so that it can be sent again.
 func (c *Conn) Write(p []byte) (int, error) {
-	if c.phase != writing {
-		if err := c.Begin(); err != nil {
-			return 0, err
-		}
-		c.moreReplies = countReplies(p) - 1
-		c.reply.begin(p)
+	if c.phase == writing {
+		return c.Send(p)
 	}
-	return c.Send(p)
+	reused, err := c.begin()
+	if err != nil {
+		return 0, err
+	}
+	if reused && len(p) <= maxRepeat && bytes.HasPrefix(p, []byte("get")) {
+		c.repeatable = true
+		c.request = append(c.request[:0], p...)
+	}
+	c.moreReplies = countReplies(p) - 1
+	c.reply.begin(p)
+	n, err := c.Send(p)
+	if err == ErrStale {
+		return len(p), c.sendAgain()
+	}
+	return n, err
+}
+
+// sendAgain sends gomemcache's request on a new socket.
+func (c *Conn) sendAgain() error {
+	if err := c.Repeat(); err != nil {
+		return err
+	}
+	c.reply.begin(c.request)
+	_, err := c.Send(c.request)
+	return err
 }
 
 // Send writes within the request that Begin started.
@@ -130,9 +185,20 @@ func (c *Conn) Read(p []byte) (int, error) {
 		c.renew = false
 		c.armRead(s)
 	}
+	if c.large != nil {
+		return c.readLarge(s, p)
+	}
 	n, err := s.Read(p)
+	if n > 0 {
+		c.repeatable = false
+	}
 	if err != nil {
-		return n, c.fail(err)
+		if err = c.fail(err); err == ErrStale && c.reply.on {
+			if err = c.sendAgain(); err == nil {
+				return c.Read(p)
+			}
+		}
+		return n, err
 	}
 	if c.reply.on {
 		return c.follow(p[:n])
@@ -144,8 +210,12 @@ func (c *Conn) Read(p []byte) (int, error) {
 func (c *Conn) follow(p []byte) (int, error) {
 	n, state := c.reply.read(p)
 	switch state {
-	case replyComplete:
-		c.Complete()
+	case replyComplete, replyRefused:
+		if state == replyComplete {
+			c.Complete()
+		} else {
+			c.Refused()
+		}
 		if c.lane == nil {
 			c.settle(true)
 		}
@@ -156,6 +226,25 @@ func (c *Conn) follow(p []byte) (int, error) {
 		c.server.succeeded()
 		c.Drop()
 		return 0, &Error{c.server.String(), protocol.ErrUnexpected}
+	case replyLarge:
+		c.large = append([]byte(nil), p[n:]...) // for the next Read
+	}
+	return n, nil
+}
+
+// readLarge is Read for a large value. gomemcache reserves what a value's line
+// announces, so it gets the line when the value has come.
+func (c *Conn) readLarge(s *socket, p []byte) (int, error) {
+	if c.reply.skip > 0 {
+		var err error
+		if c.large, err = protocol.Append(c.large, s, c.reply.skip); err != nil {
+			return 0, c.fail(err)
+		}
+		c.reply.skip = 0
+	}
+	n := copy(p, c.large)
+	if c.large = c.large[n:]; len(c.large) == 0 {
+		c.large = nil
 	}
 	return n, nil
 }
@@ -175,6 +264,15 @@ func (c *Conn) Complete() {
 	c.replyDone = true
 	c.server.prove()
 	c.server.succeeded()
+}
+
+// Refused is Complete for a reply that is an error line: the server may close the
+// connection after it, so the socket is looked at before its next use.
+func (c *Conn) Refused() {
+	c.Complete()
+	if s := c.sock.Load(); s != nil {
+		s.used = s.used.Add(-checkAfter)
+	}
 }
 
 // SetDeadline is gomemcache's: it means that it waits for another reply. The
@@ -247,15 +345,20 @@ func (c *Conn) settle(fit bool) {
 	c.server.putIdle(s)
 }
 
-// Close is gomemcache's, for a connection out of step or one too many.
+// Close is gomemcache's, after an error or for a connection too many. The socket
+// goes back where the reply was complete, as a refusal is.
 func (c *Conn) Close() error {
 	if c.phase == reading && c.sock.Load() != nil {
 		c.server.succeeded()
 	}
-	c.Drop()
-	if c.lane != nil {
-		c.lane.forget(c)
+	if c.lane == nil {
+		c.Drop() // a complete reply's socket has gone back already
+		return nil
 	}
+	c.lane.mu.Lock() // abort must not reach the socket's next user
+	c.settle(!c.lane.aborted.Load())
+	c.lane.mu.Unlock()
+	c.lane.forget(c)
 	return nil
 }
 

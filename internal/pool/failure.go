@@ -29,6 +29,12 @@ func (c *Conn) fail(err error) error {
 		c.Drop()
 		return ErrClosed
 	}
+	if c.repeatable && isClosed(err) {
+		c.repeatable = false
+		s.stale.Add(1)
+		c.Drop()
+		return ErrStale
+	}
 	cause := c.describe(err)
 	c.Drop()
 	s.failed(cause)

@@ -3,5 +3,5 @@
 package pool
 
 // peekFD is nil where a socket cannot be looked at without waiting: there a
-// restarted server costs each of its idle connections one call.
+// restarted server costs each of its idle connections one call that writes.
 var peekFD func(fd uintptr) socketState

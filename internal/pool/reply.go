@@ -2,6 +2,7 @@ package pool
 
 import (
 	"bytes"
+	"errors"
 
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
 )
@@ -12,28 +13,95 @@ type replyState int
 const (
 	replyPartial   replyState = iota
 	replyComplete             // the next byte belongs to the next reply
+	replyRefused              // the same, by an error line
 	replyOutOfStep            // complete, but what comes next is anybody's guess
 	replyMalformed            // no reply that gomemcache should see
+	replyLarge                // a value whose bytes are to be collected comes next
 )
+
+// command is a command of gomemcache's, or several that are answered alike.
+type command int
+
+const (
+	otherCommand command = iota
+	retrieval            // values may come before the last line
+	storage              // a data block follows the line
+	deletion
+	touch
+	arithmetic
+	flush
+	version
+)
+
+func commandOf(request []byte) command {
+	switch string(request[:max(0, bytes.IndexAny(request, " \r"))]) {
+	case "get", "gets", "gat":
+		return retrieval
+	case "set", "add", "replace", "append", "prepend", "cas":
+		return storage
+	case "delete":
+		return deletion
+	case "touch":
+		return touch
+	case "incr", "decr":
+		return arithmetic
+	case "flush_all":
+		return flush
+	case "version":
+		return version
+	}
+	return otherCommand
+}
+
+// endsWell reports whether line is a reply's last one, and no error.
+func (c command) endsWell(line []byte) bool {
+	switch string(line) {
+	case "END":
+		return c == retrieval
+	case "STORED", "NOT_STORED", "EXISTS":
+		return c == storage
+	case "NOT_FOUND":
+		return c == storage || c == deletion || c == touch || c == arithmetic
+	case "DELETED":
+		return c == deletion
+	case "TOUCHED":
+		return c == touch
+	case "OK":
+		return c == flush
+	}
+	switch c {
+	case arithmetic:
+		return len(line) > 0 && '0' <= line[0] && line[0] <= '9'
+	case version:
+		return bytes.HasPrefix(line, []byte("VERSION "))
+	}
+	return false
+}
 
 // replyScan follows a reply to gomemcache to its end, in pieces as they come.
 // gomemcache would keep what a server sends too much, and take it for the reply
 // to its next request.
 type replyScan struct {
-	on        bool
-	retrieval bool   // values may come before the last line
-	skip      int    // bytes of a value and its CR LF still to come
-	line      []byte // an incomplete line
+	on       bool
+	command  command
+	oneLine  bool   // of the request
+	values   bool   // one has come
+	skip     int    // bytes of a value still to come
+	valueEnd bool   // the next line is the CR LF behind a value
+	line     []byte // an incomplete line
 }
 
 func (r *replyScan) begin(request []byte) {
 	r.on = true
-	r.retrieval = bytes.HasPrefix(request, []byte("get")) || bytes.HasPrefix(request, []byte("gat"))
+	r.command = commandOf(request)
+	r.oneLine = r.command != storage && len(request) <= protocol.MaxLine // who is to read more may split it
 	r.skip = 0
+	r.valueEnd, r.values = false, false
 	r.line = r.line[:0]
 }
 
-// read returns how many bytes of p belong to the reply.
+// read returns how many bytes of p belong to the reply; where it is replyLarge,
+// how many of them are in front of the value's line. All of p belongs to it then.
 func (r *replyScan) read(p []byte) (n int, state replyState) {
 	for n < len(p) {
 		if r.skip > 0 {
@@ -42,6 +110,7 @@ func (r *replyScan) read(p []byte) (n int, state replyState) {
 			n += step
 			continue
 		}
+		begin := n
 		i := bytes.IndexByte(p[n:], '\n')
 		if i < 0 {
 			r.line = append(r.line, p[n:]...)
@@ -60,18 +129,36 @@ func (r *replyScan) read(p []byte) (n int, state replyState) {
 		if !ok {
 			return 0, replyMalformed
 		}
-		if r.retrieval {
+		if r.valueEnd {
+			if len(line) > 0 {
+				return 0, replyMalformed
+			}
+			r.valueEnd = false
+			continue
+		}
+		if r.command == retrieval {
 			if v, ok, err := protocol.ParseValue(line); ok {
-				r.skip = v.Size + len("\r\n")
+				r.skip, r.valueEnd, r.values = v.Size, true, true
+				if v.Size > protocol.GrowBy && v.Size > len(p)-n {
+					r.skip -= len(p) - n
+					return begin, replyLarge
+				}
 				continue
 			} else if err == protocol.ErrUnexpected {
 				return 0, replyMalformed
 			}
 		}
-		if n < len(p) || bytes.HasPrefix(line, []byte("ERROR")) || bytes.HasPrefix(line, []byte("CLIENT_ERROR")) {
+		switch {
+		case n < len(p):
 			return n, replyOutOfStep
+		case r.command.endsWell(line):
+			return n, replyComplete
 		}
-		return n, replyComplete
+		var refusal *protocol.ReplyError
+		if !r.values && errors.As(protocol.LineError(line), &refusal) && refusal.InStep(r.oneLine) {
+			return n, replyRefused
+		}
+		return n, replyOutOfStep
 	}
 	return n, replyPartial
 }

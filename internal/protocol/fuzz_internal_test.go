@@ -132,9 +132,9 @@ func FuzzReplies(f *testing.F) {
 			runtime.ReadMemStats(&before)
 			atOnce := read(bytes.NewReader(in))
 			runtime.ReadMemStats(&after)
-			// A value that is announced and does not come costs growBy; the rest is
+			// A value that is announced and does not come costs GrowBy; the rest is
 			// this test's own, and other goroutines'.
-			if got, limit := after.TotalAlloc-before.TotalAlloc, uint64(growBy+64*len(in)+1<<20); got > limit {
+			if got, limit := after.TotalAlloc-before.TotalAlloc, uint64(GrowBy+64*len(in)+1<<20); got > limit {
 				t.Errorf("%s: %d bytes of replies cost %d of memory", name, len(in), got)
 			}
 			if atOnce.err == nil {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -21,8 +22,8 @@ const (
 	// maxValue is the largest item that a memcached can be made to hold (-I).
 	maxValue = 1 << 30
 
-	// growBy is how much of a value is made room for before any of it has come.
-	growBy = 1 << 20
+	// GrowBy is how much of a value is made room for before any of it has come.
+	GrowBy = 1 << 20
 
 	// crlf ends every line and data block.
 	crlf = "\r\n"
@@ -35,12 +36,20 @@ type ReplyError struct{ Line string }
 func (e *ReplyError) Error() string { return "the server answered " + strconv.Quote(e.Line) }
 
 // InStep reports whether the next reply can still be told: a server that
-// refused a request by SERVER_ERROR has read it to its end.
-func (e *ReplyError) InStep() bool { return strings.HasPrefix(e.Line, "SERVER_ERROR") }
+// refused a request by SERVER_ERROR has read it to its end. One that says ERROR or
+// CLIENT_ERROR may still take the rest of the request for commands, unless the
+// request was oneLine. "ERROR <text>" is said by one that closes the connection,
+// and who wants credentials will be given them on the next one.
+func (e *ReplyError) InStep(oneLine bool) bool {
+	if strings.HasPrefix(e.Line, "SERVER_ERROR") {
+		return true
+	}
+	return oneLine && !strings.HasPrefix(e.Line, "ERROR ") && !e.Unauthenticated()
+}
 
 // TooLarge reports whether the server refused the size of a value.
 func (e *ReplyError) TooLarge() bool {
-	return e.InStep() && strings.Contains(e.Line, "too large")
+	return e.InStep(false) && strings.Contains(e.Line, "too large")
 }
 
 // Unauthenticated reports whether the server wants credentials first.
@@ -84,22 +93,30 @@ func Line(r *bufio.Reader) ([]byte, error) {
 // Data reads a data block of size bytes and its end. A value of no bytes is
 // not nil.
 func Data(r *bufio.Reader, size int) ([]byte, error) {
-	// An announcement costs a hostile server nothing: room grows with what comes.
-	value := make([]byte, min(size, growBy))
-	for read := 0; ; {
-		n, err := io.ReadFull(r, value[read:])
-		if err != nil {
-			return nil, midReply(err)
-		}
-		if read += n; read == size {
-			break
-		}
-		value = append(value, make([]byte, min(size-read, read))...)
+	value, err := Append(make([]byte, 0, min(size, GrowBy)), r, size)
+	if err != nil {
+		return nil, midReply(err)
 	}
 	if err := dataEnd(r); err != nil {
 		return nil, err
 	}
 	return value, nil
+}
+
+// Append reads n bytes from r and appends them to b. An announcement costs a
+// hostile server nothing: room grows with what comes.
+func Append(b []byte, r io.Reader, n int) ([]byte, error) {
+	for end := len(b) + n; len(b) < end; {
+		if len(b) == cap(b) {
+			b = slices.Grow(b, min(end-len(b), max(len(b), GrowBy)))
+		}
+		read, err := r.Read(b[len(b):min(end, cap(b))])
+		b = b[:len(b)+read]
+		if err != nil && len(b) < end {
+			return b, err
+		}
+	}
+	return b, nil
 }
 
 // SkipData reads over a data block of size bytes and its end.

@@ -71,24 +71,25 @@ func TestParseValue(t *testing.T) {
 }
 
 func TestLineError(t *testing.T) {
-	type is struct{ inStep, tooLarge bool }
+	type is struct{ inStep, inStepOneLine, tooLarge bool }
 	for line, want := range map[string]is{
-		"ERROR":                                    {},
+		"ERROR":                                    {inStepOneLine: true},
 		"ERROR unknown":                            {},
-		"CLIENT_ERROR":                             {},
-		"CLIENT_ERROR line too large":              {}, // out of step, whatever it says
-		"SERVER_ERROR":                             {inStep: true},
-		"SERVER_ERROR out of memory storing o":     {inStep: true},
-		"SERVER_ERROR object too large for cache":  {inStep: true, tooLarge: true},
-		"SERVER_ERROR Host is down":                {inStep: true},
-		"SERVER_ERROR VALUE k 0 1":                 {inStep: true},
-		"SERVER_ERROR object too large for cache ": {inStep: true, tooLarge: true},
+		"CLIENT_ERROR":                             {inStepOneLine: true},
+		"CLIENT_ERROR line too large":              {inStepOneLine: true},
+		"CLIENT_ERROR unauthenticated":             {},
+		"SERVER_ERROR":                             {true, true, false},
+		"SERVER_ERROR out of memory storing o":     {true, true, false},
+		"SERVER_ERROR object too large for cache":  {true, true, true},
+		"SERVER_ERROR Host is down":                {true, true, false},
+		"SERVER_ERROR VALUE k 0 1":                 {true, true, false},
+		"SERVER_ERROR object too large for cache ": {true, true, true},
 	} {
 		for _, end := range []string{"", "\r", "\n", "\r\n"} {
 			var reply *ReplyError
 			if assert.ErrorAs(t, LineError([]byte(line+end)), &reply, "%q", line+end) {
 				assert.Equal(t, line, reply.Line)
-				assert.Equal(t, want, is{reply.InStep(), reply.TooLarge()}, "%q", line)
+				assert.Equal(t, want, is{reply.InStep(false), reply.InStep(true), reply.TooLarge()}, "%q", line)
 				assert.Contains(t, reply.Error(), line)
 			}
 		}
@@ -168,14 +169,14 @@ func readers(in string) map[string]*bufio.Reader {
 // dataReaders leaves out what takes long on a large value.
 func dataReaders(in string) map[string]*bufio.Reader {
 	r := readers(in)
-	if len(in) > growBy/2 {
+	if len(in) > GrowBy/2 {
 		delete(r, "bytes")
 	}
 	return r
 }
 
 func TestData(t *testing.T) {
-	for _, size := range []int{0, 1, 2, 4095, 4096, 4097, growBy - 1, growBy, growBy + 1, 3*growBy + 7} {
+	for _, size := range []int{0, 1, 2, 4095, 4096, 4097, GrowBy - 1, GrowBy, GrowBy + 1, 3*GrowBy + 7} {
 		value := pattern(size)
 		in := string(value) + "\r\n" + "END\r\n"
 		for name, r := range dataReaders(in) {
@@ -222,6 +223,21 @@ func TestData(t *testing.T) {
 	}
 }
 
+// A TLS connection's last bytes come together with its end.
+func TestAppend(t *testing.T) {
+	for name, r := range map[string]io.Reader{
+		"at once":       strings.NewReader("defg"),
+		"data with EOF": iotest.DataErrReader(strings.NewReader("def")),
+		"bytes":         iotest.OneByteReader(strings.NewReader("defg")),
+	} {
+		b, err := Append([]byte("abc"), r, 3)
+		require.NoError(t, err, name)
+		require.Equal(t, "abcdef", string(b), name)
+	}
+	_, err := Append(nil, strings.NewReader("abc"), 4)
+	require.Equal(t, io.EOF, err, "the reader's own error")
+}
+
 // pattern returns size bytes among which there are line ends and replies.
 func pattern(size int) []byte {
 	const text = "END\r\nVALUE k 0 3\r\nabc\r\nSERVER_ERROR x\r\n\x00\xff"
@@ -238,12 +254,12 @@ func TestHostileSize(t *testing.T) {
 			runtime.ReadMemStats(&after)
 			require.Error(t, o.err)
 			require.Empty(t, o.values)
-			assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(2*growBy), in)
+			assert.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(2*GrowBy), in)
 		}
 	}
 }
 
-// TestLargeValueMemory reads a value of many times growBy: room that grows with what
+// TestLargeValueMemory reads a value of many times GrowBy: room that grows with what
 // comes must not cost several times the value.
 func TestLargeValueMemory(t *testing.T) {
 	const size = 64 << 20
