@@ -42,7 +42,7 @@ func TestALoggerThatHangsHoldsUpNothing(t *testing.T) {
 // Close waits for the removal of a value, which here is what has something to say.
 func TestALoggerMayClose(t *testing.T) {
 	t.Parallel()
-	f := memcachedtest.StartFake(t, memcachedtest.Script{"md": memcachedtest.HangUp})
+	f := memcachedtest.StartFake(t, memcachedtest.Script{"mg": memcachedtest.HangUp})
 	closed := make(chan error, 1)
 	var db *memcacheddriver.MemcachedDB
 	db = drivertest.OpenAsked(t, f.Addr(), memcacheddriver.WithServerFailureLimit(1, drivertest.Never),
