@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/bradfitz/gomemcache/memcache"
@@ -122,7 +123,7 @@ func TestTheReplyToAnotherCommandIsNoAnswer(t *testing.T) {
 		"MSet of one":                   {"STORED"},
 		"MSet":                          {"MN"}, // to small values, which are stored in silence
 		"MSet under a second":           {"HD"},
-		"Expire":                        {"TOUCHED", "NOT_FOUND"},
+		"Expire":                        {"HD", "EN"},
 		"Expire under a second":         {"HD", "EN"},
 		"TTL":                           {"HD", "EN"},
 		"CompareAndSwap":                {"STORED", "NOT_STORED", "EXISTS", "NOT_FOUND"},
@@ -132,17 +133,22 @@ func TestTheReplyToAnotherCommandIsNoAnswer(t *testing.T) {
 		"STORED", "NOT_STORED", "EXISTS", "NOT_FOUND", "DELETED", "TOUCHED", "END", "OK", "1", "VERSION 1.6.18",
 		"HD", "NS", "EX", "NF", "EN", "MN",
 	} {
+		var swaps atomic.Bool
 		db := openAnswered(t, func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
-			if strings.HasSuffix(cmd.Line, " t c f v") {
-				c.Say("VA 1 t-1 c7 f0\r\n1\r\n") // what a swap reads
-				return
+			switch {
+			case strings.HasSuffix(cmd.Line, " t c f v"): // what a swap reads
+				c.Say("VA 1 t-1 c7 f0\r\n1\r\n")
+			case swaps.Load() && strings.HasSuffix(cmd.Line, " t u"): // and asks before it writes
+				c.Say("HD t-1\r\n")
+			default:
+				c.Say(reply + "\r\n")
 			}
-			c.Say(reply + "\r\n")
 		})
 		for _, call := range drivertest.Calls {
 			if call.Keys == 0 {
 				continue
 			}
+			swaps.Store(call.Name == "CompareAndSwap")
 			err := call.Run(t.Context(), db, "key")
 			switch {
 			case !slices.Contains(answers[call.Name], reply):
