@@ -41,7 +41,9 @@ func (q *logQueue) lineUp(logf func(format string, args ...any)) func(format str
 func (q *logQueue) drain() {
 	q.mu.Lock()
 	defer func() {
-		q.draining = false // also where the logger calls runtime.Goexit
+		if q.draining = len(q.lines) > 0; q.draining { // the logger called runtime.Goexit
+			go q.drain()
+		}
 		q.mu.Unlock()
 	}()
 	for len(q.lines) > 0 {

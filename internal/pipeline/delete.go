@@ -25,7 +25,7 @@ func Delete(c *pool.Conn, keys []string, refused func(i int, err error)) (delete
 			case string(line) == "NOT_FOUND":
 				return nil
 			}
-			if err = protocol.LineError(line); refusal(err) {
+			if err = protocol.LineError(line); x.refusal(err) {
 				refused(i, err)
 				return nil
 			}

@@ -93,7 +93,7 @@ func (x *exchange) clock() (unix int64, err error) {
 			return unix, nil
 		case !ok:
 			err := protocol.LineError(line)
-			if refusal(err) {
+			if x.refusal(err) {
 				return 0, nil
 			}
 			return 0, err

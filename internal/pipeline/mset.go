@@ -91,7 +91,7 @@ func (x *exchange) untilNoop() (refused, err error) {
 	for {
 		m, err := x.meta()
 		switch {
-		case refusal(err):
+		case x.refusal(err):
 			refused = err
 		case err != nil:
 			return refused, err

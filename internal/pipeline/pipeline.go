@@ -51,6 +51,7 @@ type exchange struct {
 	lines   int  // command lines in the request
 	oneLine bool // no data block in it, and no long line
 	values  bool // one has come
+	refused bool // a command was
 }
 
 var exchanges = sync.Pool{New: func() any {
@@ -88,13 +89,13 @@ func request(c *pool.Conn, fn func(*exchange) error) error {
 	x.conn = c
 	x.r.Reset(c)
 	x.out = x.out[:0]
-	x.lines, x.oneLine, x.values = 0, true, false
+	x.lines, x.oneLine, x.values, x.refused = 0, true, false, false
 	err := fn(x)
 	switch {
 	case err == ErrNoMeta:
-	case err == nil && x.r.Buffered() == 0:
+	case err == nil && x.r.Buffered() == 0 && !x.refused:
 		c.Complete()
-	case x.lines == 1 && !x.values && inStep(err, x.oneLine) && x.r.Buffered() == 0:
+	case (err == nil || x.lines == 1 && !x.values && inStep(err, x.oneLine)) && x.r.Buffered() == 0:
 		c.Refused()
 	default:
 		c.Drop()
@@ -107,7 +108,11 @@ func request(c *pool.Conn, fn func(*exchange) error) error {
 
 // refusal reports whether err is a server's refusal of one command, after which
 // the next reply is in its place.
-func refusal(err error) bool { return inStep(err, false) }
+func (x *exchange) refusal(err error) bool {
+	refused := inStep(err, false)
+	x.refused = x.refused || refused
+	return refused
+}
 
 func inStep(err error, oneLine bool) bool {
 	var reply *protocol.ReplyError

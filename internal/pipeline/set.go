@@ -86,7 +86,7 @@ func (x *exchange) setResult(s *Set, status func(line []byte) (SetResult, error)
 	}
 	r, err = status(line)
 	switch {
-	case refusal(err):
+	case x.refusal(err):
 		r.Err, err = err, nil
 	case err == nil && !s.has(r.Status):
 		err = protocol.ErrUnexpected

@@ -3,6 +3,7 @@ package pool
 import (
 	"bytes"
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -49,7 +50,7 @@ type Conn struct {
 
 	moreReplies int       // how often a client's SetDeadline may still renew
 	reply       replyScan // of gomemcache's request; the pipeline reads its own
-	large       []byte    // a large value with its line, which gomemcache does not have yet
+	large       [][]byte  // a large value with its line, which gomemcache does not have yet
 }
 
 // Server returns the server that the connection is to.
@@ -89,11 +90,18 @@ func (c *Conn) begin() (reused bool, err error) {
 		c.start()
 		return true, nil
 	}
-	return false, c.Repeat()
+	return false, c.connect()
 }
 
-// Repeat begins a request on a new socket.
+// Repeat begins a request again, on a new socket.
 func (c *Conn) Repeat() error {
+	if err := c.server.health.admit(); err != nil {
+		return &Error{c.server.Address, err}
+	}
+	return c.connect()
+}
+
+func (c *Conn) connect() error {
 	ctx := c.server.closing
 	if c.lane != nil {
 		ctx = c.lane.ctx
@@ -191,6 +199,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	n, err := s.Read(p)
 	if n > 0 {
 		c.repeatable = false
+		err = nil // TLS tells of the end with the last bytes, and again at the next read
 	}
 	if err != nil {
 		if err = c.fail(err); err == ErrStale && c.reply.on {
@@ -227,23 +236,29 @@ func (c *Conn) follow(p []byte) (int, error) {
 		c.Drop()
 		return 0, &Error{c.server.String(), protocol.ErrUnexpected}
 	case replyLarge:
-		c.large = append([]byte(nil), p[n:]...) // for the next Read
+		c.large = [][]byte{bytes.Clone(p[n:])} // for the next Read
 	}
 	return n, nil
 }
 
 // readLarge is Read for a large value. gomemcache reserves what a value's line
-// announces, so it gets the line when the value has come.
+// announces, so it gets the line when the value has come. The pieces are let go one
+// by one, as it takes them.
 func (c *Conn) readLarge(s *socket, p []byte) (int, error) {
-	if c.reply.skip > 0 {
-		var err error
-		if c.large, err = protocol.Append(c.large, s, c.reply.skip); err != nil {
+	for c.reply.skip > 0 {
+		piece := make([]byte, min(c.reply.skip, protocol.GrowBy))
+		if _, err := io.ReadFull(s, piece); err != nil {
 			return 0, c.fail(err)
 		}
-		c.reply.skip = 0
+		c.large = append(c.large, piece)
+		c.reply.skip -= len(piece)
 	}
-	n := copy(p, c.large)
-	if c.large = c.large[n:]; len(c.large) == 0 {
+	n := copy(p, c.large[0])
+	if c.large[0] = c.large[0][n:]; len(c.large[0]) == 0 {
+		c.large[0] = nil
+		c.large = c.large[1:]
+	}
+	if len(c.large) == 0 {
 		c.large = nil
 	}
 	return n, nil

@@ -225,3 +225,35 @@ func TestConnectionsTooManyForALaneAreKept(t *testing.T) {
 	assert.EqualValues(t, n, drivertest.Dials(db))
 	assert.Equal(t, n, drivertest.Stat(t, db).Idle)
 }
+
+// A server that closes the connection after it has refused one of a batch costs the
+// next call only where its end comes after the look.
+func TestASocketIsLookedAtAfterARefusalInABatch(t *testing.T) {
+	t.Parallel()
+	const rounds = 200
+	refuse := func(well string) memcachedtest.Handler {
+		return func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+			if cmd.Args[0] == "k" {
+				c.Say("SERVER_ERROR x\r\n")
+				c.Close()
+			} else {
+				c.Say(well)
+			}
+		}
+	}
+	server := memcachedtest.StartFake(t, memcachedtest.Script{"ms": refuse("HD\r\n"), "delete": refuse("DELETED\r\n")})
+	for _, call := range drivertest.Calls {
+		if call.Name != "Set under a second" && call.Name != "Delete of two" {
+			continue
+		}
+		db := drivertest.Open(t, server.Addr(), memcacheddriver.WithServerFailureLimit(0, 0))
+		failed := 0
+		for range rounds {
+			require.Error(t, call.Run(t.Context(), db, "k"), call.Name)
+			if db.Set(t.Context(), "other", nil, 0) != nil {
+				failed++
+			}
+		}
+		assert.Less(t, failed, rounds/2, call.Name)
+	}
+}

@@ -200,3 +200,37 @@ func TestReadsOfAServerThatClosesIdleConnections(t *testing.T) {
 	all.Wait()
 	require.Positive(t, drivertest.Stat(t, db).StaleConns)
 }
+
+// Others' calls have found the server down meanwhile: many reads that are to be sent
+// again must not all dial.
+func TestAReadIsNotSentAgainToAServerThatIsDown(t *testing.T) {
+	t.Parallel()
+	const reads = 8
+	closing, waiting := make(chan struct{}), make(chan struct{}, reads)
+	server := memcachedtest.StartFake(t, nil)
+	db := drivertest.Open(t, server.Addr(), memcacheddriver.WithMaxIdleConns(reads+1), memcacheddriver.WithServerFailureLimit(1, drivertest.Never))
+	drivertest.Fill(t, db, reads+1)
+	server.SetScript(memcachedtest.Script{
+		"gets": func(c *memcachedtest.FakeConn, _ memcachedtest.Command) {
+			waiting <- struct{}{}
+			c.Wait(closing)
+			c.Close()
+		},
+		"set": memcachedtest.HangUp,
+	})
+	var all sync.WaitGroup
+	for range reads {
+		all.Go(func() {
+			_, err := db.Get(t.Context(), "k")
+			assert.ErrorIs(t, err, memcacheddriver.ErrServerDown)
+		})
+	}
+	for range reads {
+		<-waiting
+	}
+	require.Error(t, db.Set(t.Context(), "k", nil, 0))
+	dials := drivertest.Dials(db)
+	close(closing)
+	all.Wait()
+	assert.Equal(t, dials, drivertest.Dials(db))
+}

@@ -40,6 +40,9 @@ type loan struct {
 func newLoan(p *Pool) *loan {
 	l := &loan{Lane: newLane(p)}
 	l.Client.DialContext = func(_ context.Context, _, address string) (net.Conn, error) {
+		if l.over.Load() {
+			return nil, errReturned
+		}
 		return &lentConn{l.newConn(p.server(address)), l}, nil
 	}
 	return l

@@ -185,3 +185,16 @@ func TestClientsLeftBehindHurtNobody(t *testing.T) {
 	drivertest.RequireIdle(t, db)
 	assert.Equal(t, memcacheddriver.ServerUp, drivertest.Stat(t, db).State)
 }
+
+// A client that is left behind is refused without end, and without leaving anything.
+func TestRefusalsOfAClientLeftBehindAreForgotten(t *testing.T) {
+	db := drivertest.Open(t, memcachedtest.StartFake(t, nil).Addr())
+	var client *memcache.Client
+	require.NoError(t, db.Do(t.Context(), func(c *memcache.Client) error { client = c; return nil }))
+	assert.Less(t, drivertest.AllocatedBy(func() {
+		for range 10_000 {
+			_, err := client.Get("k")
+			require.ErrorIs(t, err, net.ErrClosed)
+		}
+	}), 10_000*2048, "10 KB of buffers are made for each")
+}

@@ -100,8 +100,9 @@ func (r *replyScan) begin(request []byte) {
 	r.line = r.line[:0]
 }
 
-// read returns how many bytes of p belong to the reply; where it is replyLarge,
-// how many of them are in front of the value's line. All of p belongs to it then.
+// read returns how many bytes of p belong to the reply. Where it is replyLarge, all
+// of p does, and those from the line of the value on, or what is left of it where
+// that began in an earlier piece, are to be held back.
 func (r *replyScan) read(p []byte) (n int, state replyState) {
 	for n < len(p) {
 		if r.skip > 0 {

@@ -43,20 +43,20 @@ func (s *socket) good() bool {
 	if idle < checkAfter || s.peeker == nil {
 		return true
 	}
+	t, _ := s.Conn.(*tls.Conn)
 	switch s.peeker.peek() {
 	case quiet:
-		return true
+		return t == nil || s.onlyTickets(t, 0) // what TLS has read already
 	case readable:
-		t, ok := s.Conn.(*tls.Conn)
-		return ok && s.onlyTickets(t) && s.peeker.peek() == quiet
+		return t != nil && s.onlyTickets(t, recordWait) && s.peeker.peek() == quiet
 	}
 	return false
 }
 
 // onlyTickets reads what a TLS server sent unasked: session tickets are no sign
 // of a stale connection; an end or a reply that nobody waits for is.
-func (s *socket) onlyTickets(t *tls.Conn) bool {
-	s.readBy = time.Now().Add(recordWait)
+func (s *socket) onlyTickets(t *tls.Conn, wait time.Duration) bool {
+	s.readBy = time.Now().Add(wait)
 	t.SetReadDeadline(s.readBy)
 	var b [1]byte
 	_, err := t.Read(b[:])

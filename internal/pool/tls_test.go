@@ -3,8 +3,11 @@ package pool_test
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
 	"net"
+	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -12,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/xraph/grove/kv"
 	"github.com/xraph/grove/kv/driver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
@@ -209,4 +213,82 @@ func TestTLSRefusalsCount(t *testing.T) {
 	require.ErrorIs(t, err, memcacheddriver.ErrServerDown)
 	require.ErrorContains(t, err, "certificate")
 	require.EqualValues(t, 3, drivertest.Stat(t, db).DialErrors)
+}
+
+// inOnePiece starts a front of the server at addr that hands on what it says when it
+// has been silent for a moment, all at once.
+func inOnePiece(t *testing.T, addr string) string {
+	return memcachedtest.Listen(t, func(c net.Conn) {
+		server, err := net.Dial("tcp", addr)
+		if err != nil {
+			return
+		}
+		var back sync.WaitGroup
+		back.Go(func() {
+			defer c.Close()
+			var said []byte
+			b := make([]byte, 64<<10)
+			for {
+				_ = server.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+				n, err := server.Read(b)
+				said = append(said, b[:n]...)
+				if err != nil {
+					_, _ = c.Write(said)
+					said = nil
+				}
+				if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+					return
+				}
+			}
+		})
+		defer back.Wait()
+		defer server.Close()
+		_, _ = io.Copy(server, c)
+	})
+}
+
+// What a server sends too much may have been read already, by TLS.
+func TestOverTLSTooMuchReachesNoOtherCall(t *testing.T) {
+	t.Parallel()
+	tooMuch := func(reply string) memcachedtest.Handler {
+		return func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+			if cmd.Args[0] == "other" {
+				c.Say("VALUE other 0 5\r\nright\r\nEND\r\n")
+				return
+			}
+			c.Say(reply) // each is a record of its own
+			c.Say("VALUE other 0 5\r\nwrong\r\nEND\r\n")
+		}
+	}
+	server, config := memcachedtest.StartFakeTLS(t, memcachedtest.Script{
+		"gets": tooMuch("END\r\n"), "set": tooMuch("SERVER_ERROR x\r\n"), "delete": tooMuch("DELETED\r\n"),
+	})
+	addr := inOnePiece(t, server.Addr())
+	for _, call := range drivertest.Calls {
+		if !slices.Contains([]string{"Get", "Set", "Delete"}, call.Name) {
+			continue
+		}
+		db := drivertest.Open(t, addr, driver.WithTLSConfig(config))
+		_ = call.Run(t.Context(), db, "k")
+		time.Sleep(rest)
+		value, err := db.Get(t.Context(), "other")
+		require.NoError(t, err, call.Name)
+		assert.Equal(t, "right", string(value), "after %s", call.Name)
+	}
+}
+
+// TLS 1.2 tells of the end of a connection together with the last bytes.
+func TestOverTLS12AnEndBehindTheReplyIsNoFailure(t *testing.T) {
+	t.Parallel()
+	server, config := memcachedtest.StartFakeTLS(t, memcachedtest.Script{"gets": func(c *memcachedtest.FakeConn, _ memcachedtest.Command) {
+		c.Say("END\r\n")
+		c.Close()
+	}})
+	config.MaxVersion = tls.VersionTLS12
+	db := drivertest.Open(t, inOnePiece(t, server.Addr()), driver.WithTLSConfig(config),
+		memcacheddriver.WithServerFailureLimit(1, drivertest.Never))
+	for range 5 {
+		_, err := db.Get(t.Context(), "k")
+		require.Equal(t, kv.ErrNotFound, err)
+	}
 }

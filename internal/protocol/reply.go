@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -93,30 +92,22 @@ func Line(r *bufio.Reader) ([]byte, error) {
 // Data reads a data block of size bytes and its end. A value of no bytes is
 // not nil.
 func Data(r *bufio.Reader, size int) ([]byte, error) {
-	value, err := Append(make([]byte, 0, min(size, GrowBy)), r, size)
-	if err != nil {
-		return nil, midReply(err)
+	// An announcement costs a hostile server nothing: room grows with what comes.
+	value := make([]byte, min(size, GrowBy))
+	for read := 0; ; {
+		n, err := io.ReadFull(r, value[read:])
+		if err != nil {
+			return nil, midReply(err)
+		}
+		if read += n; read == size {
+			break
+		}
+		value = append(value, make([]byte, min(size-read, read))...)
 	}
 	if err := dataEnd(r); err != nil {
 		return nil, err
 	}
 	return value, nil
-}
-
-// Append reads n bytes from r and appends them to b. An announcement costs a
-// hostile server nothing: room grows with what comes.
-func Append(b []byte, r io.Reader, n int) ([]byte, error) {
-	for end := len(b) + n; len(b) < end; {
-		if len(b) == cap(b) {
-			b = slices.Grow(b, min(end-len(b), max(len(b), GrowBy)))
-		}
-		read, err := r.Read(b[len(b):min(end, cap(b))])
-		b = b[:len(b)+read]
-		if err != nil && len(b) < end {
-			return b, err
-		}
-	}
-	return b, nil
 }
 
 // SkipData reads over a data block of size bytes and its end.

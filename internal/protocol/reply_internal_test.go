@@ -224,20 +224,6 @@ func TestData(t *testing.T) {
 }
 
 // A TLS connection's last bytes come together with its end.
-func TestAppend(t *testing.T) {
-	for name, r := range map[string]io.Reader{
-		"at once":       strings.NewReader("defg"),
-		"data with EOF": iotest.DataErrReader(strings.NewReader("def")),
-		"bytes":         iotest.OneByteReader(strings.NewReader("defg")),
-	} {
-		b, err := Append([]byte("abc"), r, 3)
-		require.NoError(t, err, name)
-		require.Equal(t, "abcdef", string(b), name)
-	}
-	_, err := Append(nil, strings.NewReader("abc"), 4)
-	require.Equal(t, io.EOF, err, "the reader's own error")
-}
-
 // pattern returns size bytes among which there are line ends and replies.
 func pattern(size int) []byte {
 	const text = "END\r\nVALUE k 0 3\r\nabc\r\nSERVER_ERROR x\r\n\x00\xff"
