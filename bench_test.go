@@ -132,3 +132,16 @@ func TestOnlyAContextThatCanEndAllocatesMoreThanGomemcache(t *testing.T) {
 		})
 	}
 }
+
+// A Do has a client of its own.
+func BenchmarkDo(b *testing.B) {
+	db := drivertest.Open(b, memcachedtest.Start(b).Addr())
+	require.NoError(b, db.Set(b.Context(), "n", []byte("1"), 0))
+	b.ReportAllocs()
+	for b.Loop() {
+		require.NoError(b, db.Do(b.Context(), func(c *memcache.Client) error {
+			_, err := c.Increment("n", 1)
+			return err
+		}))
+	}
+}

@@ -65,13 +65,13 @@
 //
 // A server that was restarted, or that closed idle connections, costs no call (on
 // Windows one that writes for each such connection): a connection is looked at
-// before it is used again. A server that keeps failing is taken to be down: calls to it give
-// [ErrServerDown] at once, while the other servers serve their keys; see
+// before it is used again. A server that keeps failing is taken to be down: calls to
+// it give [ErrServerDown] at once, while the other servers serve their keys; see
 // [WithServerFailureLimit]. A failure is never reported as a miss. No write is sent
 // twice, as the driver cannot know whether it has happened. A read (Get, MGet,
-// Exists, TTL, and Get and GetMulti of gomemcache) is sent again, once and on a new
-// connection, where the server closed one that had been used before without a byte
-// of an answer.
+// Exists, TTL, and Get and GetMulti of gomemcache, the last with keys of up to 4 KB
+// together) is sent again, once and on a new connection, where the server closed one
+// that had been used before without a byte of an answer.
 //
 // Every failure of the driver's own calls is an [OpError], or several of them for
 // a batch. It says in one line what happened, on which server and for which keys,
