@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/xraph/go-utils/log"
@@ -71,7 +72,7 @@ func (c *config) checkCredentials() error {
 // isLocal reports whether a is this machine by its name.
 func isLocal(a pool.Addr) bool {
 	host, _, _ := net.SplitHostPort(a.Address)
-	if a.Net == "unix" || host == "localhost" {
+	if a.Net == "unix" || strings.EqualFold(strings.TrimSuffix(host, "."), "localhost") {
 		return true
 	}
 	ip := net.ParseIP(host)

@@ -30,7 +30,7 @@ func TestCredentialsNeedTLSToOtherMachines(t *testing.T) {
 		{"cache.example?tls=false", []driver.Option{credentials}, "cache.example:11211"},
 		{"cache.example?insecure_credentials=false", []driver.Option{credentials}, "cache.example:11211"},
 
-		{"localhost,127.0.0.7,[::1],/run/memcached.sock", []driver.Option{credentials}, ""},
+		{"Localhost,localhost.:1,127.0.0.7,[::1],/run/memcached.sock", []driver.Option{credentials}, ""},
 		{"cache.example?tls=true", []driver.Option{credentials}, ""},
 		{"cache.example", []driver.Option{credentials, driver.WithTLSConfig(&tls.Config{})}, ""},
 		{"cache.example", []driver.Option{credentials, insecure}, ""},

@@ -160,9 +160,10 @@ func get(c *memcache.Client, key string) (*memcache.Item, error) {
 //
 // A ttl under a second is exact to a few milliseconds where the server speaks
 // the meta protocol (memcached 1.6.10): the driver removes the value itself when
-// its time is over, unless it has been replaced or given a longer life. None of the
-// driver's calls sees it from then on, even where it could not be removed yet; Do,
-// Client and other clients see it until it is. If the driver is closed before, or the
+// its time is over, unless it has been replaced, or given another life by Expire, or
+// one of more than 3 s by another client. None of the driver's calls sees it from
+// then on, even where it could not be removed yet, unless an Expire of the key is just
+// under way; Do, Client and other clients see it until it is. If the driver is closed before, or the
 // server has no CAS numbers (memcached -C), the server ends it after at most 3 s.
 // Elsewhere it is rounded up to a second.
 //

@@ -116,7 +116,7 @@ func parseServer(s string) (pool.Addr, error) {
 		var tail string
 		host, tail = s[1:end], s[end+1:]
 		if ip, zone, _ := strings.Cut(host, "%"); net.ParseIP(ip) == nil || !strings.Contains(ip, ":") || !isName(zone) {
-			return pool.Addr{}, fmt.Errorf("what is in [] is not an IPv6 address")
+			return pool.Addr{}, fmt.Errorf("what is in [] is not an IPv6 address (a zone has letters, digits, dots, - and _)")
 		}
 		if tail != "" {
 			var ok bool

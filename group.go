@@ -67,7 +67,7 @@ func (s *session) split(keys []string) []*group {
 func (s *session) each(ctx context.Context, op string, groups []*group, fn func(*pool.Conn, *group)) error {
 	err := s.pool.Do(ctx, func(l *pool.Lane) error {
 		run := func(c *pool.Conn, g *group) {
-			if err := s.removeOver(l, g.server, g.keys...); err != nil {
+			if err := s.removeOver(ctx, g.server, g.keys...); err != nil {
 				g.fail(op, g.keys, err)
 				return
 			}

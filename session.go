@@ -73,35 +73,34 @@ func (s *session) close() {
 // other as an [OpError], as gomemcache has errors for what another command is
 // answered too.
 func (s *session) viaClient(ctx context.Context, op, key string, no error, call func(*memcache.Client) error) error {
-	err := s.pool.Do(ctx, func(l *pool.Lane) error {
-		if err := s.removeOver(l, s.pool.Pick(key), key); err != nil {
+	server := s.pool.Pick(key)
+	err := s.removeOver(ctx, server, key)
+	if err == nil {
+		err = s.pool.Do(ctx, func(l *pool.Lane) error {
+			err := call(l.Client)
+			if err != nil && err != no {
+				l.Spoil()
+			}
 			return err
-		}
-		err := call(l.Client)
-		if err != nil && err != no {
-			l.Spoil()
-		}
-		return err
-	})
+		})
+	}
 	if err == nil || err == no {
 		return err
 	}
 	if strings.HasPrefix(err.Error(), "memcache: ") {
 		err = replyError(err)
 	}
-	return opError(op, s.pool.Pick(key), err, key)
+	return opError(op, server, err, key)
 }
 
 // viaConn runs fn on a connection to key's server, for what gomemcache cannot
 // do. A miss comes back as it is, every other error as an [OpError].
 func (s *session) viaConn(ctx context.Context, op, key string, fn func(*pool.Conn) error) error {
 	server := s.pool.Pick(key)
-	err := s.pool.Do(ctx, func(l *pool.Lane) error {
-		if err := s.removeOver(l, server, key); err != nil {
-			return err
-		}
-		return fn(l.Conn(server))
-	})
+	err := s.removeOver(ctx, server, key)
+	if err == nil {
+		err = s.pool.Do(ctx, func(l *pool.Lane) error { return fn(l.Conn(server)) })
+	}
 	if err == nil || err == kv.ErrNotFound {
 		return err
 	}

@@ -31,13 +31,15 @@ func (s *session) isSubsecond(ttl time.Duration) bool {
 // that a removal needs.
 var subsecondExpiration = pipeline.Expiration{Meta: backstop, Classic: 1}
 
-// removeSubsecond removes those of values that their keys still have.
+// removeSubsecond removes those of values that their keys still have. On a connection
+// on which the server was not asked what it speaks it fails with
+// [pipeline.ErrNoMeta].
 func removeSubsecond(c *pool.Conn, values []pipeline.KeyCAS) error {
 	if len(values) == 0 {
 		return nil
 	}
 	err := pipeline.DeleteCAS(c, values, backstop)
-	if err == pipeline.ErrNoMeta {
+	if err == pipeline.ErrNoMeta && c.Asked() {
 		return nil // the server is not the one any more that had them
 	}
 	return err
@@ -45,15 +47,18 @@ func removeSubsecond(c *pool.Conn, values []pipeline.KeyCAS) error {
 
 // removeOver removes from their server those of keys' values whose time is over,
 // so that what a call does next does not see them.
-func (s *session) removeOver(l *pool.Lane, server *pool.Server, keys ...string) error {
+func (s *session) removeOver(ctx context.Context, server *pool.Server, keys ...string) error {
 	r := s.removers[server.Index]
 	over := r.Over(keys...)
 	if len(over) == 0 {
 		return nil
 	}
-	err := removeSubsecond(l.Conn(server), over)
-	if err == nil {
+	err := s.pool.Do(ctx, func(l *pool.Lane) error { return removeSubsecond(l.Conn(server), over) })
+	switch err {
+	case nil:
 		r.Removed(over)
+	case pipeline.ErrNoMeta:
+		return nil // as without meta, where they end with the server's second
 	}
 	return err
 }

@@ -201,3 +201,39 @@ func TestAnOverTimeEndsWithTheServer(t *testing.T) {
 	_, err := db.Get(t.Context(), "k")
 	assert.Equal(t, kv.ErrNotFound, err)
 }
+
+// Nor does it hinder a call on a connection on which nobody knows whether it can be
+// asked; but there it is not forgotten.
+func TestAnOverTimeOutlivesAConnectionThatWasNotAsked(t *testing.T) {
+	t.Parallel()
+	f := memcachedtest.StartFake(t, memcachedtest.Script{"ms": memcachedtest.Say("HD c5\r\n")})
+	db := openRemoving(t, f.Addr(), func([]pipeline.KeyCAS) error { return errNotRemoved })
+	over(t, db, "k")
+	f.SetScript(memcachedtest.Script{"mg": memcachedtest.HangUp, "mn": memcachedtest.HangUp})
+	_, err := db.Get(t.Context(), "k")
+	assert.Equal(t, kv.ErrNotFound, err)
+	assert.NotEmpty(t, db.session.Load().removers[0].Over("k"))
+}
+
+// What a call asks first is sent again as its own request would be.
+func TestAnOverTimeIsAskedForAgain(t *testing.T) {
+	t.Parallel()
+	hungUp := false
+	f := memcachedtest.StartFake(t, memcachedtest.Script{
+		"ms": memcachedtest.Say("HD c5\r\n"),
+		"mg": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+			if !hungUp {
+				hungUp = true
+				c.Close()
+				return
+			}
+			c.Say("HD c5 t3\r\n")
+		},
+		"md": memcachedtest.Say("HD\r\n"),
+	})
+	db := openRemoving(t, f.Addr(), func([]pipeline.KeyCAS) error { return errNotRemoved })
+	over(t, db, "k")
+	_, err := db.Get(t.Context(), "k")
+	assert.Equal(t, kv.ErrNotFound, err)
+	assert.Equal(t, 1, f.Count("md"))
+}

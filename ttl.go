@@ -59,8 +59,8 @@ func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration
 	if err != nil {
 		return err
 	}
-	expires, subsecond := seconds(ttl), s.isSubsecond(ttl)
-	if subsecond {
+	expires := seconds(ttl)
+	if s.isSubsecond(ttl) {
 		expires = subsecondExpiration
 	}
 	r, began := s.removers[s.pool.Pick(key).Index], time.Now()
@@ -75,8 +75,8 @@ func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration
 			return err
 		case !found:
 			return kv.ErrNotFound
-		case subsecond:
-			r.Add(began, time.Now().Add(ttl), pipeline.KeyCAS{Key: key, CAS: cas})
+		case 0 < ttl && ttl <= backstop*time.Second: // also instead of a shorter life that is still to be remembered
+			r.Touch(began, time.Now().Add(ttl), pipeline.KeyCAS{Key: key, CAS: cas})
 		}
 		return nil
 	})

@@ -46,7 +46,8 @@ type KeyCAS struct {
 // another ttl seconds at most: CAS numbers begin again when a server is restarted,
 // so that the number alone may be another value's.
 func DeleteCAS(c *pool.Conn, values []KeyCAS, ttl int64) error {
-	return do(c, func(x *exchange) error {
+	// Nothing of md has been written where it is sent again.
+	return doRead(c, func(x *exchange) error {
 		var there []KeyCAS
 		next := values
 		err := x.runMeta(len(values), func(i int) error {

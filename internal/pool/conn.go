@@ -131,6 +131,12 @@ func (c *Conn) Meta() bool {
 	return s != nil && s.meta
 }
 
+// Asked reports whether the server was asked for the meta protocol on that socket.
+func (c *Conn) Asked() bool {
+	s := c.sock.Load()
+	return s != nil && s.askAgain.IsZero()
+}
+
 // Write is gomemcache's: a write after a read begins the next request. A retrieval
 // comes in one write, so that it can be sent again.
 func (c *Conn) Write(p []byte) (int, error) {

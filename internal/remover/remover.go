@@ -25,10 +25,10 @@ const (
 	// timers.
 	slot = time.Millisecond
 
-	// retryAfter is when a removal that failed is tried again, and giveUp for how
+	// retryAfter is when a removal that failed is tried again, and giveUpAfter for how
 	// long: a server that was frozen, with its clock, has values whose time is over.
-	retryAfter = 250 * time.Millisecond
-	giveUp     = time.Minute
+	retryAfter  = 250 * time.Millisecond
+	giveUpAfter = time.Minute
 )
 
 // Remover removes the values of one server. It is safe for concurrent use, and
@@ -75,19 +75,26 @@ func New(remove func([]pipeline.KeyCAS) error) *Remover {
 // Add remembers to remove v at due, and nothing else of its key. began is when
 // the call began that wrote it.
 func (r *Remover) Add(began, due time.Time, v pipeline.KeyCAS) {
+	// Of two writes at once the server has kept the later; and a value with the same
+	// number has been touched since.
+	r.add(due, v, func(p *value) bool { return v.CAS <= p.cas && began.Sub(r.start) < p.added })
+}
+
+// Touch is Add for a call that gave another life to a value.
+func (r *Remover) Touch(began, due time.Time, v pipeline.KeyCAS) {
+	r.add(due, v, func(p *value) bool { return v.CAS < p.cas && began.Sub(r.start) < p.added })
+}
+
+func (r *Remover) add(due time.Time, v pipeline.KeyCAS, isOlder func(than *value) bool) {
 	if v.CAS == 0 { // a server without CAS numbers (-C)
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p := r.find(v.Key)
-	switch {
-	case r.closed:
-	case p != nil && v.CAS < p.cas && began.Sub(r.start) < p.added:
-		// Of two writes at once the server has kept the later.
-	default:
-		r.put(v.Key, &value{cas: v.CAS, due: due.Sub(r.start), added: time.Since(r.start)})
+	if p := r.find(v.Key); r.closed || p != nil && isOlder(p) {
+		return
 	}
+	r.put(v.Key, &value{cas: v.CAS, due: due.Sub(r.start), added: time.Since(r.start)})
 }
 
 func (r *Remover) find(key string) *value {
@@ -240,30 +247,40 @@ func (r *Remover) end(at time.Duration) {
 		case p.due > now:
 			p.at = p.due.Truncate(slot) + slot
 			r.stand(key, p.at)
-		case now > p.due+giveUp:
-			r.forget(key)
 		default:
 			r.over = append(r.over, pipeline.KeyCAS{Key: key, CAS: p.cas})
 			p.at = inNone
 		}
 	}
+	r.drain()
+}
+
+// drain removes all that is over. Where the server does not answer it comes again
+// after a while. It needs mu, which it gives up meanwhile.
+func (r *Remover) drain() {
 	if r.draining || len(r.over) == 0 {
 		return
 	}
-	r.draining = true
 	r.done.Add(1)
 	defer r.done.Done()
+	r.draining = true
 	for len(r.over) > 0 {
 		batch := r.over[:min(len(r.over), batchSize)]
 		r.mu.Unlock()
 		err := r.remove(batch)
 		r.mu.Lock()
-		if r.closed {
-			break
-		}
-		if err != nil {
-			r.again()
-			break
+		switch {
+		case r.closed:
+			return
+		case err != nil:
+			time.AfterFunc(retryAfter, func() {
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				r.giveUp()
+				r.draining = false
+				r.drain()
+			})
+			return
 		}
 		r.removed(batch)
 		r.over = r.over[len(batch):]
@@ -272,14 +289,17 @@ func (r *Remover) end(at time.Duration) {
 	r.draining = false
 }
 
-// again tries all that is over again after a while, as the server does not answer.
-// It needs mu.
-func (r *Remover) again() {
-	at := (time.Since(r.start) + retryAfter).Truncate(slot)
-	for _, v := range r.over {
-		if p := r.find(v.Key); p != nil && p.at == inNone {
-			p.at = at
-			r.stand(v.Key, at)
+// giveUp forgets what has been over for too long. It needs mu.
+func (r *Remover) giveUp() {
+	now := time.Since(r.start)
+	for len(r.over) > 0 {
+		v := r.over[0]
+		if p := r.find(v.Key); p != nil && p.cas == v.CAS {
+			if now < p.due+giveUpAfter {
+				return
+			}
+			r.forget(v.Key)
 		}
+		r.over = r.over[1:]
 	}
 }

@@ -24,7 +24,7 @@ func heap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-func (r *Remover) add(due time.Time, key string, cas uint64) {
+func (r *Remover) written(due time.Time, key string, cas uint64) {
 	r.Add(time.Now(), due, pipeline.KeyCAS{Key: key, CAS: cas})
 }
 
@@ -67,7 +67,7 @@ func TestRemoverIsBounded(t *testing.T) {
 	before := heap()
 	due := time.Now().Add(time.Hour)
 	for i, key := range keys {
-		r.add(due, key, uint64(i+1))
+		r.written(due, key, uint64(i+1))
 	}
 	b := (heap() - before) / limit
 	t.Log(b, "bytes a key")
@@ -81,7 +81,7 @@ func TestRemoverIsBounded(t *testing.T) {
 		r.Hold(key)
 	}
 	for i, key := range keys {
-		r.add(time.Now(), key, uint64(i+1))
+		r.written(time.Now(), key, uint64(i+1))
 	}
 	r.forgets(t)
 	r.mu.Lock()
@@ -95,8 +95,8 @@ func TestRemoverIsBounded(t *testing.T) {
 func TestRemoverAnswersWithoutALock(t *testing.T) {
 	r := New(nil)
 	defer r.Stop()
-	r.add(time.Now().Add(time.Hour), "k", 1)
-	r.add(time.Now(), "over", 2)
+	r.written(time.Now().Add(time.Hour), "k", 1)
+	r.written(time.Now(), "over", 2)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	assert.Zero(t, testing.AllocsPerRun(100, func() {
@@ -123,11 +123,61 @@ func TestRemoverKeepsTheLaterWrite(t *testing.T) {
 	assert.True(t, remembered(6))
 	r.Add(began, due, pipeline.KeyCAS{Key: "k", CAS: 7})
 	assert.True(t, remembered(7))
-	r.add(due, "k", 1)
+	r.written(due, "k", 1)
 	assert.True(t, remembered(1), "a write that began after the other had ended")
 	assert.EqualValues(t, 1, r.size.Load())
-	r.add(due, "without", 0)
+	r.written(due, "without", 0)
 	assert.EqualValues(t, 1, r.size.Load(), "without CAS numbers nothing is removed")
+}
+
+// An Expire may come before the answer to the write of the value that it touches.
+func TestRemoverKeepsTheLaterLife(t *testing.T) {
+	r := New(nil)
+	defer r.Stop()
+	k, began := pipeline.KeyCAS{Key: "k", CAS: 5}, time.Now()
+	requireDue := func(want time.Time) {
+		t.Helper()
+		due, ok := r.Due("k", 5)
+		assert.True(t, ok)
+		assert.WithinDuration(t, want, due, 0)
+	}
+	touched, later := began.Add(time.Hour), began.Add(2*time.Hour)
+	r.Touch(began, touched, k)
+	r.Add(began, began.Add(time.Minute), k)
+	requireDue(touched)
+	r.Touch(began, later, k)
+	requireDue(later)
+	r.Touch(began, touched, pipeline.KeyCAS{Key: "k", CAS: 4})
+	requireDue(later)
+}
+
+// A key that stands in two slots is removed once, from the one that counts.
+func TestRemoverRemovesOnce(t *testing.T) {
+	r, begun := removals(t)
+	now := time.Now()
+	r.written(now.Add(40*time.Millisecond), "k", 1)
+	r.written(now.Add(20*time.Millisecond), "k", 2)
+	b := <-begun
+	time.Sleep(50 * time.Millisecond) // both slots end
+	b.end <- nil
+	r.forgets(t)
+	select {
+	case b := <-begun:
+		t.Errorf("%v is removed again", b.values)
+		b.end <- nil
+	case <-time.After(20 * time.Millisecond):
+	}
+}
+
+func TestRemoverTakesNothingAfterStop(t *testing.T) {
+	r := New(nil)
+	r.written(time.Now().Add(time.Hour), "k", 1)
+	h := r.Hold("k")
+	r.Stop()
+	r.Release(h)
+	r.written(time.Now(), "k", 1)
+	assert.Zero(t, r.size.Load())
+	r.Wait()
 }
 
 // A key that is written again and again is remembered once.
@@ -135,7 +185,7 @@ func TestRemoverIsBoundedByKeys(t *testing.T) {
 	r := New(nil)
 	defer r.Stop()
 	for i := range 100_000 {
-		r.add(time.Now().Add(time.Hour+time.Duration(i%10)*time.Minute), "k", uint64(i+1))
+		r.written(time.Now().Add(time.Hour+time.Duration(i%10)*time.Minute), "k", uint64(i+1))
 	}
 	slots := 0
 	for _, keys := range r.slots {
@@ -149,10 +199,10 @@ func TestRemoverIsBoundedByKeys(t *testing.T) {
 func TestRemoverFollowsAMovedTime(t *testing.T) {
 	r, begun := removals(t)
 	start := time.Now()
-	r.add(start.Add(time.Second), "later", 1)
-	r.add(start.Add(time.Hour), "sooner", 1)
-	r.add(start.Add(2*time.Second), "later", 1)
-	r.add(start.Add(1500*time.Millisecond), "sooner", 1)
+	r.written(start.Add(time.Second), "later", 1)
+	r.written(start.Add(time.Hour), "sooner", 1)
+	r.written(start.Add(2*time.Second), "later", 1)
+	r.written(start.Add(1500*time.Millisecond), "sooner", 1)
 	for _, key := range []string{"sooner", "later"} {
 		b := <-begun
 		assert.Equal(t, []pipeline.KeyCAS{{Key: key, CAS: 1}}, b.values)
@@ -167,9 +217,9 @@ func TestRemoverFollowsAMovedTime(t *testing.T) {
 func TestRemoverSeesWhatIsWrittenMeanwhile(t *testing.T) {
 	r, begun := removals(t)
 	due := time.Now().Add(time.Millisecond)
-	r.add(due, "k", 1)
+	r.written(due, "k", 1)
 	b := <-begun
-	r.add(due, "k", 2)
+	r.written(due, "k", 2)
 	b.end <- nil
 	b = <-begun
 	assert.Equal(t, []pipeline.KeyCAS{{Key: "k", CAS: 2}}, b.values)
@@ -180,7 +230,7 @@ func TestRemoverSeesWhatIsWrittenMeanwhile(t *testing.T) {
 // What could not be removed is over all the same, and tried again.
 func TestRemoverTriesAgain(t *testing.T) {
 	r, begun := removals(t)
-	r.add(time.Now(), "k", 1)
+	r.written(time.Now(), "k", 1)
 	k := []pipeline.KeyCAS{{Key: "k", CAS: 1}}
 	for range 2 {
 		b := <-begun
@@ -197,17 +247,18 @@ func TestRemoverTriesAgain(t *testing.T) {
 func TestRemoverGivesUp(t *testing.T) {
 	r := New(func([]pipeline.KeyCAS) error { return errors.New("no connection") })
 	defer r.Stop()
-	r.add(time.Now().Add(-giveUp-time.Second), "k", 1)
-	r.add(time.Now().Add(-giveUp+time.Second), "l", 1)
-	memcachedtest.Eventually(t, func() bool { return r.size.Load() == 1 }, "k is forgotten")
-	assert.NotEmpty(t, r.Over("l"))
+	r.written(time.Now().Add(-giveUpAfter-time.Second), "k", 1)
+	r.forgets(t)
+	r.written(time.Now().Add(-giveUpAfter+time.Second), "k", 1)
+	time.Sleep(2 * retryAfter)
+	assert.NotEmpty(t, r.Over("k"))
 	r.forgets(t)
 }
 
 // What a call has removed before the remover came to it is not removed again.
 func TestRemoverIsToldOfRemovals(t *testing.T) {
 	r := New(func(values []pipeline.KeyCAS) error { t.Errorf("%v are removed", values); return nil })
-	r.add(time.Now().Add(20*time.Millisecond), "k", 1)
+	r.written(time.Now().Add(20*time.Millisecond), "k", 1)
 	r.Removed([]pipeline.KeyCAS{{Key: "k", CAS: 1}})
 	assert.EqualValues(t, 1, r.size.Load(), "it is not over yet: it may be of another life")
 	var over []pipeline.KeyCAS
@@ -227,7 +278,7 @@ func TestRemoverIsToldOfRemovals(t *testing.T) {
 func TestRemoverHolds(t *testing.T) {
 	r, begun := removals(t)
 	due := time.Now().Add(20 * time.Millisecond)
-	r.add(due, "k", 1)
+	r.written(due, "k", 1)
 	held := r.Hold("k")
 	assert.Empty(t, held.Over())
 	r.forgets(t)
@@ -241,7 +292,7 @@ func TestRemoverHolds(t *testing.T) {
 	assert.Equal(t, []pipeline.KeyCAS{{Key: "k", CAS: 1}}, b.values)
 	held = r.Hold("k")
 	assert.Equal(t, b.values, held.Over(), "it is over already")
-	r.add(due.Add(time.Hour), "k", 2)
+	r.written(due.Add(time.Hour), "k", 2)
 	r.Release(held)
 	_, ok := r.Due("k", 2)
 	assert.True(t, ok, "what was written since counts")
@@ -264,7 +315,7 @@ func TestRemoverBatches(t *testing.T) {
 	})
 	due := time.Now().Add(10 * time.Millisecond)
 	for i := range n {
-		r.add(due.Add(time.Duration(i)*time.Microsecond), fmt.Sprint(i), 1)
+		r.written(due.Add(time.Duration(i)*time.Microsecond), fmt.Sprint(i), 1)
 	}
 	batches, total := 0, 0
 	for total < n {
@@ -293,7 +344,7 @@ func TestRemoverIsSafe(t *testing.T) {
 		all.Go(func() {
 			for i := range 2000 {
 				key := fmt.Sprint(i % 50)
-				r.add(time.Now().Add(time.Duration(i%5)*time.Millisecond), key, uint64(i*8+g+1))
+				r.written(time.Now().Add(time.Duration(i%5)*time.Millisecond), key, uint64(i*8+g+1))
 				r.Removed(r.Over(key, "0"))
 				if i%7 == 0 {
 					r.Release(r.Hold(key))
