@@ -213,6 +213,7 @@ func TestAnOverTimeOutlivesAConnectionThatWasNotAsked(t *testing.T) {
 	_, err := db.Get(t.Context(), "k")
 	assert.Equal(t, kv.ErrNotFound, err)
 	assert.NotEmpty(t, db.session.Load().removers[0].Over("k"))
+	assert.Equal(t, kv.ErrNotFound, db.Expire(t.Context(), "k", time.Hour))
 }
 
 // What a call asks first is sent again as its own request would be.

@@ -66,7 +66,7 @@ func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration
 	r, began := s.removers[s.pool.Pick(key).Index], time.Now()
 	held := r.Hold(key) // or a value of a shorter life would be removed after all
 	err = s.viaConn(ctx, "expire", key, func(c *pool.Conn) error {
-		if err := removeSubsecond(c, held.Over()); err != nil {
+		if err := removeSubsecond(c, held.Over()); err != nil && err != pipeline.ErrNoMeta {
 			return err
 		}
 		cas, found, err := pipeline.Touch(c, key, expires)
