@@ -42,11 +42,11 @@ type swap struct {
 // often it is swapped, also where an Expire changes it while update runs; [CASTTL]
 // sets another. For that the server's clock is read (stats), in the exchange before
 // the last one: what changes the life of a key that expires in the moment between
-// the two is undone. Behind memcached's own proxy it cannot be, and each swap may give or
-// take a second. On a server or proxy without the meta protocol (memcached before
-// 1.6.10, twemproxy), or one that did not answer when it was asked for that, the
-// rest of the life cannot be read: there the swapped value does not expire unless
-// CASTTL says so. A server without CAS numbers (memcached -C) gives
+// the two is undone. Behind memcached's own proxy it cannot be read, and each swap
+// may give or take a second. On a server or proxy without the meta protocol
+// (memcached before 1.6.10, twemproxy), or one that did not answer when it was asked
+// for that, the rest of the life cannot be read: there the swapped value does not
+// expire unless CASTTL says so. A server without CAS numbers (memcached -C) gives
 // [kv.ErrNotSupported].
 //
 // It ends with ctx, but does not interrupt update. Each of its exchanges with the

@@ -33,8 +33,9 @@
 // /path or unix:///path. The port is 11211 if it is not given. Spaces around
 // commas do not matter, and a server that is listed twice gets twice the keys.
 // User and password are percent-encoded, and come once, before all servers. A path
-// is written as it is, without @, :, %, comma, ? and control characters. Every option that a string can express
-// has a parameter, which its documentation names; an option beats the parameter:
+// is written as it is, without @, :, %, comma, ? and control characters. Every option
+// that a string can express has a parameter, which its documentation names; an
+// option beats the parameter:
 //
 //	mc1,mc2:11212?timeout=500ms&max_idle_conns=64
 //	memcached://app:s3cr%40t@cache.example.com?tls=true

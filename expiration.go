@@ -20,7 +20,8 @@ const expired = int32(maxRelative/time.Second) + 1
 // one, else seconds, rounded up, never down to 0, which would be for ever, or
 // where that is too long a Unix time. The value ends a second or two before that:
 // the server's clock may be a second late, and a value must not live longer than it
-// was given.
+// was given. All versions of memcached read 32 bits of it: what ends after January
+// 2038 ends then, or after 30 days if that is later.
 func expiration(ttl time.Duration, now time.Time) int32 {
 	switch {
 	case ttl == 0:
@@ -30,14 +31,7 @@ func expiration(ttl time.Duration, now time.Time) int32 {
 	case ttl <= maxRelative:
 		return int32((ttl + time.Second - 1) / time.Second)
 	}
-	return expirationAt(now.Add(ttl).Unix()-1, now)
-}
-
-// expirationAt converts a Unix time for the server, all versions of which read 32
-// bits of it: what ends after January 2038 ends then, or after 30 days if that is
-// later.
-func expirationAt(unix int64, now time.Time) int32 {
-	switch {
+	switch unix := now.Add(ttl).Unix() - 1; {
 	case unix <= math.MaxInt32:
 		return int32(unix)
 	case now.Add(maxRelative).Unix() < math.MaxInt32:

@@ -71,10 +71,13 @@ func (s *session) close() {
 // viaClient does a single-key call by gomemcache. no is the error that is the
 // server's no to this call, nil where it has none: it comes back as it is, every
 // other as an [OpError], as gomemcache has errors for what another command is
-// answered too.
+// answered too. A call that has no no does not care for what is over.
 func (s *session) viaClient(ctx context.Context, op, key string, no error, call func(*memcache.Client) error) error {
 	server := s.pool.Pick(key)
-	err := s.removeOver(ctx, server, key)
+	var err error
+	if no != nil {
+		err = s.removeOver(ctx, server, key)
+	}
 	if err == nil {
 		err = s.pool.Do(ctx, func(l *pool.Lane) error {
 			err := call(l.Client)

@@ -35,8 +35,8 @@ type ServerStats struct {
 
 	// StaleConns counts idle connections that turned out to be closed by the
 	// server, or too old, and were replaced before a call used them, or by a read
-	// that was sent again. Those to a
-	// proxy that does not answer the question for meta are too old after a minute.
+	// that was sent again. Those to a proxy that does not answer the question for
+	// meta are too old after a minute.
 	StaleConns uint64
 
 	// Timeouts counts dial, write and read timeouts of the driver's, not the

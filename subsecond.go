@@ -58,7 +58,7 @@ func (s *session) removeOver(ctx context.Context, server *pool.Server, keys ...s
 	case nil:
 		r.Removed(over)
 	case pipeline.ErrNoMeta:
-		return nil // as without meta, where they end with the server's second
+		return nil // as on a server without meta: they end with the server's own TTL
 	}
 	return err
 }

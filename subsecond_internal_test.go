@@ -238,3 +238,14 @@ func TestAnOverTimeIsAskedForAgain(t *testing.T) {
 	assert.Equal(t, kv.ErrNotFound, err)
 	assert.Equal(t, 1, f.Count("md"))
 }
+
+// A Set replaces what is over: it asks for nothing first.
+func TestASetOfAKeyThatIsOverIsOneExchange(t *testing.T) {
+	t.Parallel()
+	f := memcachedtest.StartFake(t, memcachedtest.Script{"ms": memcachedtest.Say("HD c5\r\n")})
+	db := openRemoving(t, f.Addr(), func([]pipeline.KeyCAS) error { return errNotRemoved })
+	over(t, db, "k")
+	require.NoError(t, db.Set(t.Context(), "k", nil, 0))
+	assert.Zero(t, f.Count("mg"))
+	assert.Equal(t, 1, f.Count("set"))
+}
