@@ -35,29 +35,29 @@ func (c *Conn) fail(err error) error {
 		c.Drop()
 		return ErrStale
 	}
-	cause := c.describe(err)
+	cause := s.describe(err, c.phase == writing)
 	c.Drop()
 	s.failed(cause)
 	return &Error{s.Address, cause}
 }
 
-// describe says what a bare I/O error means here, and what to do.
-func (c *Conn) describe(err error) error {
+// describe says what a bare I/O error means here, and what to do. writing tells what
+// it came from: a write or a read.
+func (s *Server) describe(err error, writing bool) error {
 	var dial *dialError
-	cfg := c.server.cfg
 	hint := ""
-	if cfg.TLS == nil && !c.server.proven.Load() {
+	if s.cfg.TLS == nil && !s.proven.Load() {
 		hint = " (does it expect TLS?)"
 	}
 	switch {
 	case errors.As(err, &dial):
 		return err
-	case errors.Is(err, os.ErrDeadlineExceeded) && c.phase == writing:
-		c.server.timeouts.Add(1)
-		return fmt.Errorf("not written within the write timeout of %v, which WithTimeout sets: %w", cfg.WriteTimeout, os.ErrDeadlineExceeded)
+	case errors.Is(err, os.ErrDeadlineExceeded) && writing:
+		s.timeouts.Add(1)
+		return fmt.Errorf("not written within the write timeout of %v, which WithTimeout sets: %w", s.cfg.WriteTimeout, os.ErrDeadlineExceeded)
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		c.server.timeouts.Add(1)
-		return fmt.Errorf("no complete reply within the read timeout of %v, which WithTimeout sets%s: %w", cfg.ReadTimeout, hint, os.ErrDeadlineExceeded)
+		s.timeouts.Add(1)
+		return fmt.Errorf("no complete reply within the read timeout of %v, which WithTimeout sets%s: %w", s.cfg.ReadTimeout, hint, os.ErrDeadlineExceeded)
 	case errors.Is(err, io.EOF):
 		return fmt.Errorf("the server closed the connection%s: %w", hint, io.ErrUnexpectedEOF)
 	case isReset(err):
