@@ -15,6 +15,7 @@ import (
 )
 
 const (
+	defaultMaxOpenConns = 64
 	defaultFailureLimit = 3
 	defaultRetryTimeout = time.Second
 )
@@ -26,6 +27,7 @@ type config struct {
 
 	dialTimeout, readTimeout, writeTimeout time.Duration
 
+	maxOpenConns    int
 	maxIdleConns    int
 	connMaxIdleTime time.Duration
 
@@ -50,6 +52,7 @@ func defaultConfig() config {
 		dialTimeout:  common.DialTimeout,
 		readTimeout:  common.ReadTimeout,
 		writeTimeout: common.WriteTimeout,
+		maxOpenConns: defaultMaxOpenConns,
 		maxIdleConns: common.PoolSize,
 		failureLimit: defaultFailureLimit,
 		retryTimeout: defaultRetryTimeout,

@@ -158,6 +158,7 @@ func TestReadmeHasEveryOption(t *testing.T) {
 		"dial_timeout":         c.dialTimeout,
 		"read_timeout":         c.readTimeout,
 		"write_timeout":        c.writeTimeout,
+		"max_open_conns":       c.maxOpenConns,
 		"max_idle_conns":       c.maxIdleConns,
 		"pool_size":            c.maxIdleConns,
 		"conn_max_idle_time":   c.connMaxIdleTime,

@@ -166,6 +166,7 @@ var params = []struct {
 	{"dial_timeout", func(c *config, v string) error { return parseDuration(v, &c.dialTimeout) }},
 	{"read_timeout", func(c *config, v string) error { return parseDuration(v, &c.readTimeout) }},
 	{"write_timeout", func(c *config, v string) error { return parseDuration(v, &c.writeTimeout) }},
+	{"max_open_conns", func(c *config, v string) error { return parseSize(v, &c.maxOpenConns) }},
 	{"max_idle_conns", func(c *config, v string) error { return parseSize(v, &c.maxIdleConns) }},
 	{"pool_size", func(c *config, v string) error { return parseSize(v, &c.maxIdleConns) }},
 	{"conn_max_idle_time", func(c *config, v string) error { return parseDuration(v, &c.connMaxIdleTime) }},

@@ -97,6 +97,8 @@ func TestDSNParametersSetTheConfig(t *testing.T) {
 		"server_failure_limit=9":     func(c *config) { c.failureLimit = 9 },
 		"server_failure_limit=0":     func(c *config) { c.failureLimit = 0 }, // off
 		"server_retry_timeout=10s":   func(c *config) { c.retryTimeout = 10 * time.Second },
+		"max_open_conns=128":         func(c *config) { c.maxOpenConns = 128 },
+		"max_open_conns=0":           func(c *config) {},
 		"ttl_query=true":             func(c *config) { c.ttlQuery = true },
 		"ttl_query=1":                func(c *config) { c.ttlQuery = true },
 		"ttl_query=false":            func(c *config) {},
@@ -130,7 +132,7 @@ func TestDSNParametersAreAllTested(t *testing.T) {
 		names = append(names, p.name)
 	}
 	assert.ElementsMatch(t, []string{
-		"timeout", "dial_timeout", "read_timeout", "write_timeout", "max_idle_conns", "pool_size", "conn_max_idle_time",
+		"timeout", "dial_timeout", "read_timeout", "write_timeout", "max_open_conns", "max_idle_conns", "pool_size", "conn_max_idle_time",
 		"server_failure_limit", "server_retry_timeout", "tls", "insecure_credentials", "ttl_query",
 	}, names)
 }

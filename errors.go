@@ -52,6 +52,17 @@ var (
 	// failure is in the chain. See [WithServerFailureLimit].
 	ErrServerDown = pool.ErrServerDown
 
+	// ErrPoolTimeout means that all connections that the server may have, by
+	// [WithMaxOpenConns], were in use, and none became free for the call within the
+	// dial timeout. It counts against no server. Nothing was sent.
+	ErrPoolTimeout = pool.ErrPoolTimeout
+
+	// ErrTooManyConns means that the server refused a connection, as it has as many
+	// as it may have (memcached -c), all its clients together. The driver does with
+	// those that it has, waits before it tries again, and does not count it as a
+	// failure of the server.
+	ErrTooManyConns = pool.ErrTooManyConns
+
 	// ErrAuth means that the server refused the user or the password, or asks for
 	// them and was given none. See [WithCredentials].
 	ErrAuth = pool.ErrAuth
@@ -141,6 +152,8 @@ func opError(op string, on *pool.Server, err error, keys ...string) error {
 		server, err = at.Server, at.Err
 	case errors.As(err, &reply) && reply.TooLarge():
 		err = ErrValueTooLarge
+	case errors.As(err, &reply) && reply.TooManyConns():
+		err = ErrTooManyConns
 	case isOurs(err):
 		server = ""
 	default:

@@ -72,6 +72,7 @@ func (s *session) each(ctx context.Context, op string, groups []*group, fn func(
 				return
 			}
 			fn(c, g)
+			c.Release()
 		}
 		var others sync.WaitGroup
 		for _, g := range groups[1:] {

@@ -42,10 +42,32 @@ func WithTimeout(d time.Duration) driver.Option {
 	}
 }
 
+// WithMaxOpenConns sets how many connections to each server there are at most, those
+// that are being made included, whoever uses them: single calls, batches, Do and
+// [MemcachedDB.Client]. The default is 64, which 0 stands for as well; negative is
+// [ErrInvalidOption]. DSN: max_open_conns=128.
+//
+// A call that finds none free waits for one, first come first served, until its
+// context ends, but not longer than the dial timeout: then it fails with
+// [ErrPoolTimeout]. No call holds a connection while it waits for another one, and
+// Do holds one only from a request to its reply.
+//
+// A memcached takes 1,024 connections unless it is told otherwise (-c): all processes
+// together should stay below that. Stats tells whether calls wait.
+func WithMaxOpenConns(n int) driver.Option {
+	return setting(func(c *config) error {
+		c.maxOpenConns = orDefault(n, defaultMaxOpenConns)
+		if n < 0 {
+			return fmt.Errorf("%w: WithMaxOpenConns: %d is negative", ErrInvalidOption, n)
+		}
+		return nil
+	})
+}
+
 // WithMaxIdleConns sets how many idle connections to each server are kept for
-// later calls. It does not limit the connections in use. The default is 10,
-// which 0 stands for as well; negative is [ErrInvalidOption]. It is the same as
-// [driver.WithPoolSize]. DSN: max_idle_conns=64.
+// later calls, at most [WithMaxOpenConns]. The default is 10, which 0 stands for as
+// well; negative is [ErrInvalidOption]. It is the same as [driver.WithPoolSize].
+// DSN: max_idle_conns=64.
 //
 // Set it to the number of calls that usually run at the same time: those above
 // it connect anew.

@@ -1,5 +1,7 @@
 package memcacheddriver
 
+import "time"
+
 // ServerState is how the driver sees a server.
 type ServerState string
 
@@ -25,12 +27,20 @@ type ServerStats struct {
 	State ServerState
 
 	// Idle and InUse count open connections: resting in the pool, and held by a
-	// call.
-	Idle, InUse int
+	// call. Dialing counts those that are being made. All together are at most
+	// [WithMaxOpenConns].
+	Idle, InUse, Dialing int
+
+	// Waiting counts the calls that wait for a connection now, because as many are
+	// in use as may be. Waits counts all that ever did, and WaitTime is what they
+	// have waited together.
+	Waiting  int
+	Waits    uint64
+	WaitTime time.Duration
 
 	// Dials counts attempts to connect, DialErrors those that failed, whether in
 	// name look-up, connecting, TLS, authentication or the question what the server
-	// speaks. One that the caller cancelled is not counted as failed.
+	// speaks.
 	Dials, DialErrors uint64
 
 	// StaleConns counts idle connections that turned out to be closed by the
@@ -64,6 +74,10 @@ func (db *MemcachedDB) Stats() []ServerStats {
 			State:      ServerState(st.State),
 			Idle:       st.Idle,
 			InUse:      st.InUse,
+			Dialing:    st.Dialing,
+			Waiting:    st.Waiting,
+			Waits:      st.Waits,
+			WaitTime:   st.WaitTime,
 			Dials:      st.Dials,
 			DialErrors: st.DialErrors,
 			StaleConns: st.Stale,

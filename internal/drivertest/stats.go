@@ -1,6 +1,7 @@
 package drivertest
 
 import (
+	"io"
 	"sync"
 	"testing"
 
@@ -40,26 +41,45 @@ func inUse(db *memcacheddriver.MemcachedDB) (n int) {
 	return n
 }
 
-// Fill leaves n idle connections on the driver's only server, which it asks for a
-// key that is not there.
+// Fill leaves n idle connections on the driver's only server.
 func Fill(t testing.TB, db *memcacheddriver.MemcachedDB, n int) {
 	t.Helper()
-	key := Key()
-	var all, calls sync.WaitGroup
-	all.Add(n)
+	Hold(t, db, n)()
+	require.Equal(t, n, Stat(t, db).Idle)
+}
+
+// Hold lets n calls use a connection each to the driver's only server at the same
+// time, until the function that it returns is called: they ask for a key that is not
+// there, and read the answer then.
+func Hold(t testing.TB, db *memcacheddriver.MemcachedDB, n int) (release func()) {
+	t.Helper()
+	request := "get " + Key() + "\r\n"
+	addr := Stat(t, db).Addr
+	released := make(chan struct{})
+	var asked, calls sync.WaitGroup
+	asked.Add(n)
 	for range n {
 		calls.Go(func() {
 			err := db.Do(t.Context(), func(c *memcache.Client) error {
-				_, err := c.Get(key)
-				all.Done()
-				all.Wait() // hold the connection until all have one
+				conn, err := c.DialContext(t.Context(), "tcp", addr)
+				if err == nil {
+					_, err = io.WriteString(conn, request)
+				}
+				asked.Done()
+				<-released
+				if err == nil {
+					_, err = conn.Read(make([]byte, 64))
+				}
 				return err
 			})
-			if err != memcache.ErrCacheMiss {
-				t.Errorf("Fill: %v", err)
+			if err != nil {
+				t.Errorf("Hold: %v", err)
 			}
 		})
 	}
-	calls.Wait()
-	require.Equal(t, n, Stat(t, db).Idle)
+	asked.Wait()
+	return func() {
+		close(released)
+		calls.Wait()
+	}
 }

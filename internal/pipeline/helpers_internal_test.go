@@ -18,6 +18,7 @@ func open(t testing.TB, addr string) *pool.Pool {
 		DialTimeout:  10 * time.Second,
 		WriteTimeout: 10 * time.Second,
 		ReadTimeout:  10 * time.Second,
+		MaxOpen:      64,
 		MaxIdle:      4,
 		FailureLimit: 3,
 		RetryAfter:   time.Minute,

@@ -29,8 +29,8 @@ const (
 var ErrStale = errors.New("the server had closed the connection")
 
 // Conn is a logical connection to one server. It borrows a socket when a
-// request begins and keeps it until its lane ends (a native one: until the
-// reply is complete). One goroutine uses it at a time.
+// request begins and keeps it until it is released or its lane ends. One goroutine
+// uses it at a time.
 type Conn struct {
 	mu     sync.Mutex // held by who uses a lentConn
 	lane   *Lane      // nil: the native client's
@@ -38,6 +38,11 @@ type Conn struct {
 	sock   atomic.Pointer[socket] // written by the user, read by Lane.abort
 	phase  phase
 	renew  bool // a reply is complete: the next read or write gets its timeout anew
+	silent bool // a reply is waited for, and no byte of it has come
+
+	// eager means that the socket goes back with each complete reply of gomemcache's,
+	// as nobody knows when the next request comes.
+	eager bool
 
 	// replyDone means that the last reply has been read to its end, or that nothing
 	// was sent: the socket is fit for another request.
@@ -82,37 +87,29 @@ func (c *Conn) begin() (reused bool, err error) {
 		c.start()
 		return true, nil
 	}
-	if err := c.server.health.admit(); err != nil {
-		return false, &Error{c.server.Address, err}
-	}
-	if s := c.server.takeIdle(); s != nil {
-		c.sock.Store(s)
-		c.start()
-		return true, nil
-	}
-	return false, c.connect()
+	return c.borrow()
 }
 
-// Repeat begins a request again, on a new socket.
+// Repeat begins a request again, on another socket than those that rest, which the
+// server may have closed as well.
 func (c *Conn) Repeat() error {
-	if err := c.server.health.admit(); err != nil {
-		return &Error{c.server.Address, err}
-	}
-	return c.connect()
+	c.server.closeIdleSince(time.Now())
+	_, err := c.borrow()
+	return err
 }
 
-func (c *Conn) connect() error {
+func (c *Conn) borrow() (reused bool, err error) {
 	ctx := c.server.closing
 	if c.lane != nil {
 		ctx = c.lane.ctx
 	}
-	s, err := c.server.dial(ctx)
+	s, reused, err := c.server.borrow(ctx)
 	if err != nil {
-		return c.fail(err)
+		return false, err
 	}
 	c.sock.Store(s)
 	c.start()
-	return nil
+	return reused, nil
 }
 
 func (c *Conn) start() {
@@ -204,6 +201,10 @@ func (c *Conn) Read(p []byte) (int, error) {
 	}
 	n, err := s.Read(p)
 	if n > 0 {
+		if c.silent {
+			c.silent = false
+			c.server.heard()
+		}
 		c.repeatable = false
 		err = nil // TLS tells of the end with the last bytes, and again at the next read
 	}
@@ -231,8 +232,8 @@ func (c *Conn) follow(p []byte) (int, error) {
 		} else {
 			c.Refused()
 		}
-		if c.lane == nil {
-			c.settle(true)
+		if c.eager {
+			c.Release()
 		}
 	case replyOutOfStep:
 		c.server.succeeded()
@@ -332,6 +333,7 @@ func (c *Conn) armWrite(s *socket) {
 func (c *Conn) armRead(s *socket) {
 	now, timeout := time.Now(), c.server.cfg.ReadTimeout
 	s.used = now
+	c.silent = true
 	if s.readBy.Sub(now) < timeout {
 		s.readBy = now.Add(timeout).Add(timeout / 32)
 		s.SetReadDeadline(s.readBy)
@@ -366,6 +368,18 @@ func (c *Conn) settle(fit bool) {
 	c.server.putIdle(s)
 }
 
+// Release ends the use of the socket before the call does, so that nobody waits for
+// it who waits for another server.
+func (c *Conn) Release() {
+	if c.lane == nil {
+		c.settle(true)
+		return
+	}
+	c.lane.mu.Lock() // abort must not reach the socket's next user
+	c.settle(!c.lane.aborted.Load())
+	c.lane.mu.Unlock()
+}
+
 // Close is gomemcache's, after an error or for a connection too many. The socket
 // goes back where the reply was complete, as a refusal is.
 func (c *Conn) Close() error {
@@ -376,9 +390,7 @@ func (c *Conn) Close() error {
 		c.Drop() // a complete reply's socket has gone back already
 		return nil
 	}
-	c.lane.mu.Lock() // abort must not reach the socket's next user
-	c.settle(!c.lane.aborted.Load())
-	c.lane.mu.Unlock()
+	c.Release()
 	c.lane.forget(c)
 	return nil
 }

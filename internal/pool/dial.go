@@ -9,51 +9,44 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
 )
 
-// dialError is a failure before the first request: name look-up, connect, TLS,
-// authentication or the question for meta.
-type dialError struct{ err error }
-
-func (e *dialError) Error() string { return e.err.Error() }
-func (e *dialError) Unwrap() error { return e.err }
-
-// dial opens a socket within the dial timeout and the context of a call.
-func (s *Server) dial(call context.Context) (*socket, error) {
+// dial opens a socket within the dial timeout. No caller's context ends it: the next
+// caller finds the connection, and a server that does not answer has failed however
+// soon the callers gave up.
+func (s *Server) dial() (*socket, error) {
 	deadline := time.Now().Add(s.cfg.DialTimeout)
-	ctx, cancel := context.WithDeadline(withoutDeadline{call}, deadline)
+	ctx, cancel := context.WithDeadline(s.closing, deadline)
 	defer cancel()
-	defer context.AfterFunc(s.closing, cancel)()
-
 	sock, err := s.open(ctx)
-	if err == nil && !s.add(sock) {
-		sock.close()
-		err = ErrClosed
+	if err == nil || s.closing.Err() != nil {
+		return sock, err
 	}
-	if err == nil {
-		return sock, nil
+	s.dialErrors.Add(1)
+	// The network knows the deadline, and may see it pass before ctx does.
+	if !time.Now().Before(deadline) {
+		err = fmt.Errorf("no connection within the dial timeout of %v: %w", s.cfg.DialTimeout, os.ErrDeadlineExceeded)
+		s.answersMeta.Store(false)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		s.timeouts.Add(1)
 	}
 	s.HideCredentials(err)
 	var lookup *net.DNSError
+	var reply *protocol.ReplyError
 	switch {
 	case errors.Is(err, errRefused), errors.Is(err, syscall.ENOENT):
 		err = fmt.Errorf("%w (is memcached running there?)", err)
 	case errors.As(err, &lookup) && lookup.IsNotFound:
 		err = fmt.Errorf("%w (check the host name)", err)
+	case errors.As(err, &reply) && reply.TooManyConns():
+		err = fmt.Errorf("%w: %w", ErrTooManyConns, err)
+	case isShortage(err):
+		err = fmt.Errorf("this machine has no more to open a connection with (see ulimit -n, and the range of local ports): %w", err)
 	}
-	if call.Err() == nil && s.closing.Err() == nil {
-		s.dialErrors.Add(1)
-		// The network knows the deadline, and may see it pass before ctx does. It is
-		// not the caller's: its error must not be context's.
-		if !time.Now().Before(deadline) {
-			err = fmt.Errorf("no connection within the dial timeout of %v: %w", s.cfg.DialTimeout, os.ErrDeadlineExceeded)
-			s.answersMeta.Store(false)
-		}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			s.timeouts.Add(1)
-		}
-	}
-	return nil, &dialError{err}
+	return nil, err
 }
 
 // open connects and asks for meta. A server that does not answer, twice where it
@@ -75,7 +68,6 @@ func (s *Server) open(ctx context.Context) (*socket, error) {
 		if !answers {
 			wait = min(wait, s.cfg.DialTimeout/2) // which leaves time to connect anew
 		}
-		start := time.Now()
 		limit, cancel := context.WithTimeout(ctx, wait)
 		err = within(limit, sock.plain, func() (err error) {
 			sock.meta, err = askMeta(sock.Conn)
@@ -86,12 +78,13 @@ func (s *Server) open(ctx context.Context) (*socket, error) {
 		if err == nil {
 			s.answersMeta.Store(true)
 			s.prove()
+			s.heard()
 			return sock, nil
 		}
 		sock.close()
 		switch {
 		case ctx.Err() != nil:
-			if !answers && time.Since(start) >= metaPatience {
+			if !answers {
 				s.doNotAsk()
 			}
 			return nil, err

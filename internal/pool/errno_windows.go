@@ -11,3 +11,14 @@ const errRefused = syscall.Errno(10061) // WSAECONNREFUSED
 func isReset(err error) bool {
 	return errors.Is(err, syscall.WSAECONNRESET) || errors.Is(err, syscall.WSAECONNABORTED)
 }
+
+// isShortage reports whether this machine has run out of what a connection needs:
+// WSAEMFILE, WSAEADDRNOTAVAIL, WSAENOBUFS.
+func isShortage(err error) bool {
+	for _, errno := range []syscall.Errno{10024, 10049, 10055} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
+}

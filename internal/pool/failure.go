@@ -22,6 +22,9 @@ func (c *Conn) fail(err error) error {
 	s := c.server
 	if c.lane != nil && c.lane.ctx.Err() != nil {
 		s.cancelled.Add(1)
+		if c.phase == reading && c.silent {
+			s.gaveUp(c.sock.Load().used)
+		}
 		c.Drop()
 		return &contextError{c.lane.ctx}
 	}
@@ -44,14 +47,11 @@ func (c *Conn) fail(err error) error {
 // describe says what a bare I/O error means here, and what to do. writing tells what
 // it came from: a write or a read.
 func (s *Server) describe(err error, writing bool) error {
-	var dial *dialError
 	hint := ""
 	if s.cfg.TLS == nil && !s.proven.Load() {
 		hint = " (does it expect TLS?)"
 	}
 	switch {
-	case errors.As(err, &dial):
-		return err
 	case errors.Is(err, os.ErrDeadlineExceeded) && writing:
 		s.timeouts.Add(1)
 		return fmt.Errorf("not written within the write timeout of %v, which WithTimeout sets: %w", s.cfg.WriteTimeout, os.ErrDeadlineExceeded)

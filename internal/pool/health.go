@@ -94,6 +94,13 @@ func (h *health) succeeded() (cameUp bool) {
 	return cameUp
 }
 
+// refused is what refused calls get.
+func (h *health) refused() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.refusal
+}
+
 func (h *health) state() State {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -104,4 +111,38 @@ func (h *health) state() State {
 		return Probing
 	}
 	return Down
+}
+
+// silence adds up for how long replies have been due that callers gave up on, since
+// the server last said a byte to anybody.
+type silence struct {
+	broken atomic.Bool // by somebody who gave up: a healthy server costs one load
+
+	mu    sync.Mutex
+	due   time.Duration
+	until time.Time // when the last of them gave up
+}
+
+// add counts the time from sent to now, where it has not been counted yet, and
+// returns the sum.
+func (s *silence) add(sent, now time.Time) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.broken.Store(true)
+	if sent.Before(s.until) {
+		sent = s.until
+	}
+	s.due += now.Sub(sent)
+	s.until = now
+	return s.due
+}
+
+func (s *silence) end() {
+	if !s.broken.Load() {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.broken.Store(false)
+	s.due = 0
 }

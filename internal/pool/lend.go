@@ -43,7 +43,9 @@ func newLoan(p *Pool) *loan {
 		if l.over.Load() {
 			return nil, errReturned
 		}
-		return &lentConn{l.newConn(p.server(address)), l}, nil
+		c := l.newConn(p.server(address))
+		c.eager = true // or its user could wait for a socket that only he holds
+		return &lentConn{c, l}, nil
 	}
 	return l
 }

@@ -13,16 +13,10 @@ import (
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
 )
 
-const (
-	// metaAgain is for how long a server is not asked for meta that has not
-	// answered, and how long the sockets are used that were not asked: it may just
-	// have been restarting, or be upgraded.
-	metaAgain = time.Minute
-
-	// metaPatience is how long a server that never answered must have been silent
-	// where the caller cannot wait any longer.
-	metaPatience = 100 * time.Millisecond
-)
+// metaAgain is for how long a server is not asked for meta that has not
+// answered, and how long the sockets are used that were not asked: it may just
+// have been restarting, or be upgraded.
+const metaAgain = time.Minute
 
 // errNoVerdict means that an answer to the question for meta is neither yes nor
 // no, and that nobody knows whether the connection will last.

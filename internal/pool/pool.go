@@ -33,7 +33,8 @@ type Config struct {
 	WriteTimeout time.Duration
 	ReadTimeout  time.Duration
 
-	MaxIdle     int           // idle sockets per server
+	MaxOpen     int           // sockets per server, those that are dialled included
+	MaxIdle     int           // idle ones of them
 	MaxIdleTime time.Duration // 0 means for ever
 
 	FailureLimit int           // failures in a row until a server is down; 0 means never

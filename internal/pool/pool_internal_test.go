@@ -18,7 +18,7 @@ func open(t *testing.T, change func(*Config)) *Pool {
 	cfg := Config{
 		Addrs:       []Addr{{"tcp", memcachedtest.StartFake(t, nil).Addr()}},
 		DialTimeout: time.Minute, ReadTimeout: time.Minute, WriteTimeout: time.Minute,
-		MaxIdle: 4, FailureLimit: 3, RetryAfter: time.Minute,
+		MaxOpen: 64, MaxIdle: 4, FailureLimit: 3, RetryAfter: time.Minute,
 		Infof: func(string, ...any) {}, Warnf: func(string, ...any) {},
 	}
 	if change != nil {

@@ -1,7 +1,10 @@
 package pool
 
 import (
+	"container/list"
 	"context"
+	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,18 +20,23 @@ type Server struct {
 	cfg     *Config
 	closing context.Context // ends with Close: cuts dialling
 
-	health health
+	health  health
+	silence silence
 	counters
 	openAccess  atomic.Bool  // it asks for no authentication; said once
 	proven      atomic.Bool  // it has answered as a memcached does
 	answersMeta atomic.Bool  // it answered when it was last asked for meta
 	askAgain    atomic.Int64 // Unix nanoseconds: until then it is not asked, as it did not
 
-	mu     sync.Mutex
-	idle   []*socket // used last in first out: the oldest is idle[0]
-	live   map[*socket]struct{}
-	sweep  *time.Timer // closes sockets that were idle for too long; nil until needed
-	closed bool
+	mu      sync.Mutex
+	idle    []*socket // used last in first out: the oldest is idle[0]
+	live    map[*socket]struct{}
+	dialing int
+	waiters list.List   // of *waiter, first come first served; empty while a socket is idle
+	sweep   *time.Timer // closes sockets that were idle for too long; nil until needed
+	closed  bool
+
+	shortage shortage
 }
 
 func newServer(addr Addr, index int, cfg *Config, closing context.Context) *Server {
@@ -39,43 +47,6 @@ func newServer(addr Addr, index int, cfg *Config, closing context.Context) *Serv
 		closing: closing,
 		health:  health{limit: cfg.FailureLimit, retryAfter: cfg.RetryAfter},
 		live:    make(map[*socket]struct{}),
-	}
-}
-
-// takeIdle returns the socket that was used last, if it is still good, and nil
-// where none is.
-func (s *Server) takeIdle() *socket {
-	for {
-		s.mu.Lock()
-		n := len(s.idle)
-		if n == 0 {
-			s.mu.Unlock()
-			return nil
-		}
-		sock := s.idle[n-1]
-		s.idle[n-1] = nil
-		s.idle = s.idle[:n-1]
-		s.mu.Unlock()
-		if sock.good() {
-			return sock
-		}
-		s.stale.Add(1)
-		sock.discard()
-	}
-}
-
-func (s *Server) putIdle(sock *socket) {
-	s.mu.Lock()
-	full := s.closed || len(s.idle) >= s.cfg.MaxIdle
-	if !full {
-		s.idle = append(s.idle, sock)
-		if s.sweep == nil && s.cfg.MaxIdleTime > 0 {
-			s.sweep = time.AfterFunc(s.cfg.MaxIdleTime, s.sweepIdle)
-		}
-	}
-	s.mu.Unlock()
-	if full {
-		sock.discard()
 	}
 }
 
@@ -110,6 +81,8 @@ func (s *Server) closeAll() {
 	s.mu.Lock()
 	s.closed = true
 	s.idle = nil
+	s.refuse(ErrClosed)
+	s.shortage.end()
 	live := s.live
 	s.live = map[*socket]struct{}{}
 	if s.sweep != nil {
@@ -121,33 +94,41 @@ func (s *Server) closeAll() {
 	}
 }
 
-// add counts sock among the live ones; false after Close.
-func (s *Server) add(sock *socket) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return false
-	}
-	s.live[sock] = struct{}{}
-	return true
-}
-
-func (s *Server) remove(sock *socket) {
-	s.mu.Lock()
-	delete(s.live, sock)
-	s.mu.Unlock()
-}
-
 // failed counts a failure of the server's own.
 func (s *Server) failed(cause error) {
-	s.askAgain.Store(0)
-	if s.health.failed(cause) {
-		// The next connection is a new one, by a new look-up of the name: the old
-		// ones may wait for a host that is gone, each for a whole timeout.
-		s.closeIdleSince(time.Now())
-		s.cfg.Warnf("memcacheddriver: server %s is down after %d failures in a row: %v", s.Address, s.cfg.FailureLimit, cause)
+	if s.count(cause) {
+		s.goDown(cause)
 	}
 }
+
+// count reports whether the server is down by this failure.
+func (s *Server) count(cause error) (wentDown bool) {
+	s.askAgain.Store(0)
+	return !isShort(cause) && s.health.failed(cause)
+}
+
+// goDown sends away who waits, and closes what rests: the next connection is a new
+// one, by a new look-up of the name; the old ones may wait for a host that is gone,
+// each for a whole timeout.
+func (s *Server) goDown(cause error) {
+	s.mu.Lock()
+	s.refuse(&Error{s.Address, s.health.refused()})
+	s.mu.Unlock()
+	s.closeIdleSince(time.Now())
+	s.cfg.Warnf("memcacheddriver: server %s is down after %d failures in a row: %v", s.Address, s.cfg.FailureLimit, cause)
+}
+
+// gaveUp says that a caller left a request that was sent at that time, and of whose
+// reply no byte has come. A server that has said nothing to anybody for a read
+// timeout while replies were due has failed, though no caller waited that long.
+func (s *Server) gaveUp(sent time.Time) {
+	if s.silence.add(sent, time.Now()) >= s.cfg.ReadTimeout {
+		s.failed(fmt.Errorf("not a byte within the read timeout of %v, in which all callers gave up: %w", s.cfg.ReadTimeout, os.ErrDeadlineExceeded))
+	}
+}
+
+// heard says that a byte of a reply has come.
+func (s *Server) heard() { s.silence.end() }
 
 // prove remembers that the server has answered. It is only looked whether there is
 // something to remember, as the cores would pass the write around.

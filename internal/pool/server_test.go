@@ -18,20 +18,6 @@ import (
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
-// hold uses n connections at the same time, which drivertest.Fill does too, but
-// in no time of its own: it does not look at what is idle afterwards.
-func hold(t *testing.T, db *memcacheddriver.MemcachedDB, n int) {
-	t.Helper()
-	if n == 0 {
-		return
-	}
-	require.NoError(t, db.Do(t.Context(), func(c *memcache.Client) error {
-		err := c.Ping()
-		hold(t, db, n-1)
-		return err
-	}))
-}
-
 func TestIdleConnectionsAreBounded(t *testing.T) {
 	t.Parallel()
 	const calls = 12 // at the same time
@@ -54,7 +40,7 @@ func TestIdleConnectionsAreBounded(t *testing.T) {
 		"more than are used":      {"?max_idle_conns=64", nil, calls},
 	} {
 		db := drivertest.Open(t, server.Addr()+c.query, c.opts...)
-		hold(t, db, calls)
+		drivertest.Hold(t, db, calls)()
 		s := drivertest.Stat(t, db)
 		assert.Equal(t, c.want, s.Idle, name)
 		assert.Zero(t, s.InUse, name)
@@ -139,7 +125,7 @@ func TestIdleConnectionsExpire(t *testing.T) {
 			}
 			for range 2 { // the sweep comes again
 				start := time.Now()
-				hold(t, db, 8)
+				drivertest.Hold(t, db, 8)()
 				none("they are closed")
 				assert.GreaterOrEqual(t, time.Since(start), limit, "too early")
 			}
@@ -162,7 +148,7 @@ func TestIdleTimeStartsWithEachUse(t *testing.T) {
 	t.Parallel()
 	const limit = 600 * time.Millisecond
 	db := drivertest.Open(t, memcachedtest.StartFake(t, nil).Addr(), memcacheddriver.WithConnMaxIdleTime(limit))
-	hold(t, db, 5)
+	drivertest.Hold(t, db, 5)()
 	used, paused := time.Now(), time.Duration(0)
 	for end := time.Now().Add(4 * limit); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		_, err := db.Get(t.Context(), "k")

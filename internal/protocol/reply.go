@@ -51,6 +51,12 @@ func (e *ReplyError) TooLarge() bool {
 	return e.InStep(false) && strings.Contains(e.Line, "too large")
 }
 
+// TooManyConns reports whether the server has as many connections as it may have, and
+// closes this one.
+func (e *ReplyError) TooManyConns() bool {
+	return strings.HasPrefix(e.Line, "ERROR Too many open connections")
+}
+
 // Unauthenticated reports whether the server wants credentials first.
 func (e *ReplyError) Unauthenticated() bool {
 	return strings.HasPrefix(e.Line, "CLIENT_ERROR") && strings.Contains(e.Line, "authentica")
