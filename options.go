@@ -27,7 +27,8 @@ func setting(apply func(*config) error) driver.Option {
 
 // WithTimeout sets the read timeout and the write timeout. A single-key call
 // takes at most the dial, the write and the read timeout together, however
-// slowly a server sends; a read that is sent again has them anew, a batch for each
+// slowly a server sends, and once more the dial timeout where it had to wait for a
+// connection; a read that is sent again has them anew, a batch for each
 // complete reply, and CompareAndSwap for each of its exchanges. The default is 3 s each, which 0 stands
 // for as well; negative is [ErrInvalidOption]. DSN: timeout=2s.
 //
