@@ -17,7 +17,7 @@ func Exists(c *pool.Conn, keys []string) (n int64, err error) {
 		return x.runMeta(len(keys), func(i int) error {
 			return x.line("mg ", keys[i])
 		}, func(m protocol.Meta) error {
-			hit, err := isHit(m)
+			hit, err := IsHit(m)
 			if hit {
 				n++
 			}
