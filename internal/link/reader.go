@@ -170,12 +170,14 @@ func (r *reader) reply(q *request) error {
 		return err
 	}
 	oneLine := q.kind != set && q.size <= protocol.MaxLine
+	var out error
+	if !inStep(err, oneLine) {
+		out = err
+		r.link.end(r.stream, out, false) // before the caller goes on to its next call
+	}
 	r.finish(q)
 	complete(q, r.refusal(err))
-	if inStep(err, oneLine) {
-		return nil
-	}
-	return err
+	return out
 }
 
 // finish says that all of q's reply has come.
@@ -353,17 +355,18 @@ func (r *reader) refused(first *request, came int, err error) error {
 	if !isReply(err) {
 		return err
 	}
-	step := came == 0 && inStep(err, first.size <= protocol.MaxLine)
+	var out error
+	if came > 0 || !inStep(err, first.size <= protocol.MaxLine) {
+		out = err
+		r.link.end(r.stream, out, false)
+	}
 	r.finish(first)
 	if first.more == nil {
 		complete(first, r.refusal(err))
 	} else {
 		r.askAgain(first)
 	}
-	if step {
-		return nil
-	}
-	return err
+	return out
 }
 
 func (r *reader) askAgain(first *request) {
