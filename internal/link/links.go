@@ -29,7 +29,6 @@ type Links struct {
 	server *pool.Server
 	alone  int32        // how many calls in flight go each on a socket of its own
 	calls  atomic.Int32 // in flight, shared or not
-	turn   atomic.Uint32
 	links  []*link
 }
 

@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -86,7 +87,7 @@ func (ls *Links) do(ctx context.Context, r *request) error {
 		r.free()
 		return err
 	}
-	l := ls.pick()
+	l := ls.pick(r.key)
 	r.begun = time.Now()
 	if !l.enqueue(r) {
 		r.free()
@@ -116,10 +117,16 @@ func (ls *Links) do(ctx context.Context, r *request) error {
 	return err
 }
 
-// pick returns the link for the next call: they take turns.
-func (ls *Links) pick() *link {
-	return ls.links[ls.turn.Add(1)%uint32(len(ls.links))]
+// pick returns the link of a key: it is always the same, so that a write whose caller
+// has left is not overtaken by that caller's next call.
+func (ls *Links) pick(key string) *link {
+	if len(ls.links) == 1 {
+		return ls.links[0]
+	}
+	return ls.links[maphash.String(seed, key)%uint64(len(ls.links))]
 }
+
+var seed = maphash.MakeSeed()
 
 // queue holds the requests that nobody has taken yet, in their order.
 type queue struct{ first, last *request }
