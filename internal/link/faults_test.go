@@ -179,18 +179,25 @@ func TestALargeValueIsFollowedByTheOthers(t *testing.T) {
 
 func TestARefusedValueIsItsOwnCallers(t *testing.T) {
 	t.Parallel()
-	for _, classic := range []bool{false, true} {
-		addr := memcachedtest.Start(t, "-m", "64", "-I", "4k", "-o", "slab_chunk_max=2").Addr()
-		if classic {
-			addr = memcachedtest.StartClassic(t, addr)
+	script := memcachedtest.Script{}
+	for _, name := range []string{"ms", "set"} {
+		script[name] = func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+			if len(cmd.Data) > 1024 {
+				c.Say("SERVER_ERROR object too large for cache\r\n")
+				return
+			}
+			c.Default(cmd)
 		}
-		l := open(t, 1, addr)
+	}
+	for range 2 {
+		f := memcachedtest.StartFake(t, script)
+		l := open(t, 1, f.Addr())
 		each(64, func(i int) {
 			size := 10
 			if i%4 == 0 {
 				size = link.MaxValue
 			}
-			err := l.set(t.Context(), drivertest.Key(), make([]byte, size))
+			err := l.set(t.Context(), "key", make([]byte, size))
 			if size == 10 {
 				assert.NoError(t, err)
 				return
@@ -200,7 +207,8 @@ func TestARefusedValueIsItsOwnCallers(t *testing.T) {
 				assert.True(t, reply.TooLarge())
 			}
 		})
-		assert.EqualValues(t, 1, l.server.Stats().Dials)
+		assert.Equal(t, 1, f.Accepted())
+		script = classic(script)
 	}
 }
 
