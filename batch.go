@@ -8,6 +8,7 @@ import (
 	"github.com/bradfitz/gomemcache/memcache"
 
 	"github.com/xraph/grove/kv"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/link"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pipeline"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
 )
@@ -152,7 +153,12 @@ func (db *MemcachedDB) delete(ctx context.Context, key string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	switch err := s.viaClient(ctx, "delete", key, memcache.ErrCacheMiss, func(c *memcache.Client) error { return c.Delete(key) }); err {
+	err = s.viaClient(ctx, "delete", key, memcache.ErrCacheMiss, func(c *memcache.Client) error {
+		return c.Delete(key)
+	}, func(l *link.Links) error {
+		return orMiss(l.Delete(ctx, key))
+	})
+	switch err {
 	case nil:
 		return 1, nil
 	case memcache.ErrCacheMiss:
@@ -167,6 +173,9 @@ func (db *MemcachedDB) delete(ctx context.Context, key string) (int64, error) {
 // (memcached 1.6.10). Where a server fails or ctx ends, it returns the count of the
 // others together with the error (a store's Exists the error alone).
 func (db *MemcachedDB) Exists(ctx context.Context, keys ...string) (int64, error) {
+	if len(keys) == 1 {
+		return db.exists(ctx, keys[0])
+	}
 	var count atomic.Int64
 	err := db.batch(ctx, "exists", keys, func(c *pool.Conn, g *group) {
 		n, err := pipeline.Exists(c, g.keys)
@@ -177,6 +186,24 @@ func (db *MemcachedDB) Exists(ctx context.Context, keys ...string) (int64, error
 		count.Add(n)
 	})
 	return count.Load(), err
+}
+
+func (db *MemcachedDB) exists(ctx context.Context, key string) (n int64, err error) {
+	s, err := db.use("exists", key)
+	if err != nil {
+		return 0, err
+	}
+	err = s.viaConnOr(ctx, "exists", key, func(c *pool.Conn) error {
+		n, err = pipeline.Exists(c, []string{key})
+		return err
+	}, func(l *link.Links) error {
+		found, err := l.Exists(ctx, key)
+		if found {
+			n = 1
+		}
+		return err
+	})
+	return n, err
 }
 
 // batch groups keys by their servers and runs fn for each group.

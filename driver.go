@@ -12,6 +12,7 @@ import (
 
 	"github.com/xraph/grove/kv"
 	"github.com/xraph/grove/kv/driver"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/link"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pipeline"
 )
 
@@ -127,14 +128,18 @@ func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var item *memcache.Item
+	var value []byte
 	err = s.viaClient(ctx, "get", key, memcache.ErrCacheMiss, func(c *memcache.Client) (err error) {
-		item, err = get(c, key)
+		value, err = get(c, key)
 		return err
+	}, func(l *link.Links) error {
+		found := false
+		value, found, err = l.Get(ctx, key)
+		return orMiss(found, err)
 	})
 	switch err {
 	case nil:
-		return item.Value, nil
+		return value, nil
 	case memcache.ErrCacheMiss:
 		return nil, kv.ErrNotFound
 	}
@@ -142,12 +147,23 @@ func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
 }
 
 // get is gomemcache's, which does not look whether it is key's value that came.
-func get(c *memcache.Client, key string) (*memcache.Item, error) {
+func get(c *memcache.Client, key string) ([]byte, error) {
 	item, err := c.Get(key)
-	if err == nil && item.Key != key {
+	switch {
+	case err != nil:
+		return nil, err
+	case item.Key != key:
 		return nil, ErrProtocol
 	}
-	return item, err
+	return item.Value, nil
+}
+
+// orMiss makes gomemcache's miss of a key that a link did not find.
+func orMiss(found bool, err error) error {
+	if err == nil && !found {
+		return memcache.ErrCacheMiss
+	}
+	return err
 }
 
 // Set stores value under key. A ttl of 0 is no expiry, and a negative one has
@@ -199,8 +215,19 @@ func (db *MemcachedDB) store(ctx context.Context, op, key string, value []byte, 
 	if mode != 0 {
 		no = memcache.ErrNotStored
 	}
+	expires := expiration(ttl, time.Now())
+	shared := func(l *link.Links) error {
+		r, err := l.Set(ctx, &pipeline.Set{Item: pipeline.Item{Key: key, Value: value}, Expiration: pipeline.Expiration{Meta: expires, Classic: expires}, Mode: mode}, false)
+		if err == nil && r.Status != pipeline.StatusStored {
+			return memcache.ErrNotStored
+		}
+		return err
+	}
+	if len(value) > link.MaxValue {
+		shared = nil
+	}
 	err = s.viaClient(ctx, op, key, no, func(c *memcache.Client) error {
-		item := &memcache.Item{Key: key, Value: value, Expiration: expiration(ttl, time.Now())}
+		item := &memcache.Item{Key: key, Value: value, Expiration: expires}
 		switch mode {
 		case pipeline.ModeAdd:
 			return c.Add(item)
@@ -208,7 +235,7 @@ func (db *MemcachedDB) store(ctx context.Context, op, key string, value []byte, 
 			return c.Replace(item)
 		}
 		return c.Set(item)
-	})
+	}, shared)
 	if err == memcache.ErrNotStored {
 		return false, nil
 	}

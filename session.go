@@ -8,14 +8,23 @@ import (
 	"github.com/bradfitz/gomemcache/memcache"
 
 	"github.com/xraph/grove/kv"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/link"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pipeline"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/remover"
 )
 
+// aloneCalls is up to how many single-key calls on a server go alone, each on a socket
+// of its own; those above share links, of which a server has sharedLinks.
+var (
+	aloneCalls  = 8
+	sharedLinks = 2
+)
+
 // session is what a MemcachedDB has between Open and Close.
 type session struct {
 	pool     *pool.Pool
+	links    []*link.Links      // by Server.Index
 	removers []*remover.Remover // by Server.Index
 	ttlQuery bool
 
@@ -49,7 +58,9 @@ func newSession(c config) *session {
 		ttlQuery: c.ttlQuery,
 		warnf:    warnf,
 	}
+	shared := min(sharedLinks, c.maxOpenConns-1) // one is left for what does not share
 	for _, server := range s.pool.Servers {
+		s.links = append(s.links, link.New(server, shared, min(aloneCalls, c.maxOpenConns-shared)))
 		s.removers = append(s.removers, remover.New(func(values []pipeline.KeyCAS) error {
 			return s.pool.Do(context.Background(), func(l *pool.Lane) error {
 				return removeSubsecond(l.Conn(server), values)
@@ -64,22 +75,33 @@ func (s *session) close() {
 		r.Stop()
 	}
 	s.pool.Close()
+	for _, l := range s.links {
+		l.Close()
+	}
 	for _, r := range s.removers {
 		r.Wait()
 	}
 }
 
-// viaClient does a single-key call by gomemcache. no is the error that is the
-// server's no to this call, nil where it has none: it comes back as it is, every
-// other as an [OpError], as gomemcache has errors for what another command is
-// answered too. A call that has no no does not care for what is over.
-func (s *session) viaClient(ctx context.Context, op, key string, no error, call func(*memcache.Client) error) error {
+// viaClient does a single-key call by gomemcache, or by shared where many are under way
+// and it is not nil. no is the error that is the server's no to this call, nil where it
+// has none: it comes back as it is, every other as an [OpError], as gomemcache has errors
+// for what another command is answered too. A call that has no no does not care for what
+// is over.
+func (s *session) viaClient(ctx context.Context, op, key string, no error, call func(*memcache.Client) error, shared func(*link.Links) error) error {
 	server := s.pool.Pick(key)
+	links := s.links[server.Index]
+	defer links.End()
+	share := links.Begin() && shared != nil
 	var err error
 	if no != nil {
 		err = s.removeOver(ctx, server, key)
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case share:
+		err = shared(links)
+	default:
 		err = s.pool.Do(ctx, func(l *pool.Lane) error {
 			err := call(l.Client)
 			if err != nil && err != no {
@@ -97,13 +119,25 @@ func (s *session) viaClient(ctx context.Context, op, key string, no error, call 
 	return opError(op, server, err, key)
 }
 
-// viaConn runs fn on a connection to key's server, for what gomemcache cannot
-// do. A miss comes back as it is, every other error as an [OpError].
-func (s *session) viaConn(ctx context.Context, op, key string, fn func(*pool.Conn) error) error {
+// viaConn runs call on a connection to key's server, for what gomemcache cannot do. A
+// miss comes back as it is, every other error as an [OpError].
+func (s *session) viaConn(ctx context.Context, op, key string, call func(*pool.Conn) error) error {
+	return s.viaConnOr(ctx, op, key, call, nil)
+}
+
+// viaConnOr is viaConn, or shared where many calls are under way and it is not nil.
+func (s *session) viaConnOr(ctx context.Context, op, key string, call func(*pool.Conn) error, shared func(*link.Links) error) error {
 	server := s.pool.Pick(key)
+	links := s.links[server.Index]
+	defer links.End()
+	share := links.Begin() && shared != nil
 	err := s.removeOver(ctx, server, key)
-	if err == nil {
-		err = s.pool.Do(ctx, func(l *pool.Lane) error { return fn(l.Conn(server)) })
+	switch {
+	case err != nil:
+	case share:
+		err = shared(links)
+	default:
+		err = s.pool.Do(ctx, func(l *pool.Lane) error { return call(l.Conn(server)) })
 	}
 	if err == nil || err == kv.ErrNotFound {
 		return err

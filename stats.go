@@ -38,6 +38,12 @@ type ServerStats struct {
 	Waits    uint64
 	WaitTime time.Duration
 
+	// Links counts the connections of those in use that many single-key calls share
+	// now, and SharedCalls those that did. Calls do where more than a few are under way
+	// on the server, or would have to wait for a connection.
+	Links       int
+	SharedCalls uint64
+
 	// Dials counts attempts to connect, DialErrors those that failed, whether in
 	// name look-up, connecting, TLS, authentication or the question what the server
 	// speaks.
@@ -69,20 +75,23 @@ func (db *MemcachedDB) Stats() []ServerStats {
 	stats := make([]ServerStats, len(s.pool.Servers))
 	for i, server := range s.pool.Servers {
 		st := server.Stats()
+		sharedCalls, links := s.links[i].Stats()
 		stats[i] = ServerStats{
-			Addr:       st.Addr,
-			State:      ServerState(st.State),
-			Idle:       st.Idle,
-			InUse:      st.InUse,
-			Dialing:    st.Dialing,
-			Waiting:    st.Waiting,
-			Waits:      st.Waits,
-			WaitTime:   st.WaitTime,
-			Dials:      st.Dials,
-			DialErrors: st.DialErrors,
-			StaleConns: st.Stale,
-			Timeouts:   st.Timeouts,
-			Cancelled:  st.Cancelled,
+			Addr:        st.Addr,
+			State:       ServerState(st.State),
+			Idle:        st.Idle,
+			InUse:       st.InUse,
+			Dialing:     st.Dialing,
+			Waiting:     st.Waiting,
+			Waits:       st.Waits,
+			WaitTime:    st.WaitTime,
+			Links:       links,
+			SharedCalls: sharedCalls,
+			Dials:       st.Dials,
+			DialErrors:  st.DialErrors,
+			StaleConns:  st.Stale,
+			Timeouts:    st.Timeouts,
+			Cancelled:   st.Cancelled,
 		}
 	}
 	return stats

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/link"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pipeline"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
 )
@@ -65,7 +66,18 @@ func (s *session) removeOver(ctx context.Context, server *pool.Server, keys ...s
 
 // storeSubsecond stores one value and remembers to remove it.
 func (s *session) storeSubsecond(ctx context.Context, op, key string, value []byte, ttl time.Duration, mode pipeline.Mode) (stored bool, err error) {
-	err = s.viaConn(ctx, op, key, func(c *pool.Conn) (refusal error) {
+	began := time.Now()
+	shared := func(l *link.Links) error {
+		r, err := l.Set(ctx, &pipeline.Set{Item: pipeline.Item{Key: key, Value: value}, Expiration: subsecondExpiration, Mode: mode}, true)
+		if stored = err == nil && r.Status == pipeline.StatusStored; stored {
+			s.removeLater(s.pool.Pick(key), began, ttl, pipeline.KeyCAS{Key: key, CAS: r.CAS})
+		}
+		return err
+	}
+	if len(value) > link.MaxValue {
+		shared = nil
+	}
+	err = s.viaConnOr(ctx, op, key, func(c *pool.Conn) (refusal error) {
 		err := s.storeAllSubsecond(c, []pipeline.Item{{Key: key, Value: value}}, ttl, mode, func(_ int, r pipeline.SetResult) {
 			stored, refusal = r.Status == pipeline.StatusStored, r.Err
 		})
@@ -73,7 +85,7 @@ func (s *session) storeSubsecond(ctx context.Context, op, key string, value []by
 			return err
 		}
 		return refusal
-	})
+	}, shared)
 	return stored, err
 }
 
@@ -87,8 +99,13 @@ func (s *session) storeAllSubsecond(c *pool.Conn, items []pipeline.Item, ttl tim
 	began := time.Now()
 	return pipeline.SetAll(c, sets, func(i int, r pipeline.SetResult) {
 		if r.Status == pipeline.StatusStored {
-			s.removers[c.Server().Index].Add(began, time.Now().Add(ttl), pipeline.KeyCAS{Key: items[i].Key, CAS: r.CAS})
+			s.removeLater(c.Server(), began, ttl, pipeline.KeyCAS{Key: items[i].Key, CAS: r.CAS})
 		}
 		answered(i, r)
 	})
+}
+
+// removeLater remembers to remove what a write has stored that began at began.
+func (s *session) removeLater(server *pool.Server, began time.Time, ttl time.Duration, v pipeline.KeyCAS) {
+	s.removers[server.Index].Add(began, time.Now().Add(ttl), v)
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/xraph/grove/kv"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/link"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pipeline"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
 )
@@ -65,11 +66,7 @@ func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration
 	}
 	r, began := s.removers[s.pool.Pick(key).Index], time.Now()
 	held := r.Hold(key) // or a value of a shorter life would be removed after all
-	err = s.viaConn(ctx, "expire", key, func(c *pool.Conn) error {
-		if err := removeSubsecond(c, held.Over()); err != nil && err != pipeline.ErrNoMeta {
-			return err
-		}
-		cas, found, err := pipeline.Touch(c, key, expires)
+	touched := func(cas uint64, found bool, err error) error {
 		switch {
 		case err != nil:
 			return err
@@ -79,7 +76,17 @@ func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration
 			r.Touch(began, time.Now().Add(ttl), pipeline.KeyCAS{Key: key, CAS: cas})
 		}
 		return nil
-	})
+	}
+	shared := func(l *link.Links) error { return touched(l.Touch(ctx, key, expires)) }
+	if held.Over() != nil { // to be removed first, on the same connection
+		shared = nil
+	}
+	err = s.viaConnOr(ctx, "expire", key, func(c *pool.Conn) error {
+		if err := removeSubsecond(c, held.Over()); err != nil && err != pipeline.ErrNoMeta {
+			return err
+		}
+		return touched(pipeline.Touch(c, key, expires))
+	}, shared)
 	if err != nil && err != kv.ErrNotFound {
 		r.Release(held)
 	}

@@ -53,7 +53,7 @@ func DeleteCAS(c *pool.Conn, values []KeyCAS, ttl int64) error {
 		err := x.runMeta(len(values), func(i int) error {
 			return x.line("mg ", values[i].Key, " c t u")
 		}, func(m protocol.Meta) error {
-			hit, err := isHit(m)
+			hit, err := IsHit(m)
 			if hit && m.CAS == next[0].CAS && m.TTL >= 0 && m.TTL <= ttl {
 				there = append(there, next[0])
 			}

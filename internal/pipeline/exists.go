@@ -15,9 +15,9 @@ func Exists(c *pool.Conn, keys []string) (n int64, err error) {
 			return err
 		}
 		return x.runMeta(len(keys), func(i int) error {
-			return x.line("mg ", keys[i])
+			return x.line("mg ", keys[i], " s") // some versions before 1.6.18 refuse one without a flag
 		}, func(m protocol.Meta) error {
-			hit, err := isHit(m)
+			hit, err := IsHit(m)
 			if hit {
 				n++
 			}

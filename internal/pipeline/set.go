@@ -63,14 +63,14 @@ func SetAll(c *pool.Conn, sets []Set, answered func(i int, r SetResult)) error {
 
 // setAll returns how many answers there were.
 func (x *exchange) setAll(sets []Set, answered func(i int, r SetResult)) (int, error) {
-	write, status := x.set, classicStatus
+	write, result := x.set, (*Set).ClassicResult
 	if x.conn.Meta() {
-		write, status = func(s *Set) error { return x.metaSet(s, " c") }, metaStatus
+		write, result = func(s *Set) error { return x.metaSet(s, " c") }, (*Set).metaLine
 	}
 	return x.run(len(sets), shortWindow, func(i int) error {
 		return write(&sets[i])
 	}, func(i int) error {
-		r, err := x.setResult(&sets[i], status)
+		r, err := x.setResult(&sets[i], result)
 		if err == nil {
 			answered(i, r)
 		}
@@ -79,17 +79,14 @@ func (x *exchange) setAll(sets []Set, answered func(i int, r SetResult)) (int, e
 }
 
 // setResult reads the reply to s.
-func (x *exchange) setResult(s *Set, status func(line []byte) (SetResult, error)) (r SetResult, err error) {
+func (x *exchange) setResult(s *Set, result func(*Set, []byte) (SetResult, error)) (r SetResult, err error) {
 	line, err := protocol.Line(x.r)
 	if err != nil {
 		return r, err
 	}
-	r, err = status(line)
-	switch {
-	case x.refusal(err):
+	r, err = result(s, line)
+	if x.refusal(err) {
 		r.Err, err = err, nil
-	case err == nil && !s.has(r.Status):
-		err = protocol.ErrUnexpected
 	}
 	return r, err
 }
@@ -115,46 +112,68 @@ var (
 	}
 )
 
-func metaStatus(line []byte) (r SetResult, err error) {
-	m, err := protocol.ParseMeta(line)
-	if err != nil {
-		return r, err
-	}
+// MetaResult reads the reply to a meta set.
+func (s *Set) MetaResult(m protocol.Meta) (SetResult, error) {
 	status, ok := metaStatuses[m.Code]
-	if !ok {
-		return r, protocol.ErrUnexpected
+	if !ok || !s.has(status) {
+		return SetResult{}, protocol.ErrUnexpected
 	}
 	return SetResult{Status: status, CAS: m.CAS}, nil
 }
 
-func classicStatus(line []byte) (r SetResult, err error) {
+func (s *Set) metaLine(line []byte) (SetResult, error) {
+	m, err := protocol.ParseMeta(line)
+	if err != nil {
+		return SetResult{}, err
+	}
+	return s.MetaResult(m)
+}
+
+// ClassicResult reads the reply to a classic command.
+func (s *Set) ClassicResult(line []byte) (SetResult, error) {
 	status, ok := classicStatuses[string(line)]
-	if !ok {
-		return r, protocol.LineError(line)
+	switch {
+	case !ok:
+		return SetResult{}, protocol.LineError(line)
+	case !s.has(status):
+		return SetResult{}, protocol.ErrUnexpected
 	}
 	return SetResult{Status: status}, nil
 }
 
 // metaSet appends s as a meta set, with flags beside those that it needs itself.
 func (x *exchange) metaSet(s *Set, flags string) error {
-	x.out = append(append(append(x.out, "ms "...), s.Key...), ' ')
-	x.out = strconv.AppendInt(x.out, int64(len(s.Value)), 10)
-	x.out = strconv.AppendInt(append(x.out, " T"...), int64(s.Expiration.Meta), 10)
-	if s.Flags != 0 {
-		x.out = strconv.AppendUint(append(x.out, " F"...), uint64(s.Flags), 10)
-	}
-	if s.CAS != 0 {
-		x.out = strconv.AppendUint(append(x.out, " C"...), s.CAS, 10)
-	}
-	if s.Mode != 0 {
-		x.out = append(x.out, ' ', 'M', byte(s.Mode))
-	}
+	x.out = s.AppendMeta(x.out)
 	x.line(flags)
 	return x.data(s.Value)
 }
 
 // set appends s as a classic command.
 func (x *exchange) set(s *Set) error {
+	x.out = s.AppendClassic(x.out)
+	x.line()
+	return x.data(s.Value)
+}
+
+// AppendMeta appends the line of a meta set, but for its end.
+func (s *Set) AppendMeta(b []byte) []byte {
+	b = append(append(append(b, "ms "...), s.Key...), ' ')
+	b = strconv.AppendInt(b, int64(len(s.Value)), 10)
+	b = strconv.AppendInt(append(b, " T"...), int64(s.Expiration.Meta), 10)
+	if s.Flags != 0 {
+		b = strconv.AppendUint(append(b, " F"...), uint64(s.Flags), 10)
+	}
+	if s.CAS != 0 {
+		b = strconv.AppendUint(append(b, " C"...), s.CAS, 10)
+	}
+	if s.Mode != 0 {
+		b = append(b, ' ', 'M', byte(s.Mode))
+	}
+	return b
+}
+
+// AppendClassic appends the line of a classic command, but for its end.
+func (s *Set) AppendClassic(b []byte) []byte {
 	verb := "set "
 	switch {
 	case s.CAS != 0:
@@ -164,13 +183,12 @@ func (x *exchange) set(s *Set) error {
 	case s.Mode == ModeReplace:
 		verb = "replace "
 	}
-	x.out = append(append(append(x.out, verb...), s.Key...), ' ')
-	x.out = append(strconv.AppendUint(x.out, uint64(s.Flags), 10), ' ')
-	x.out = append(strconv.AppendInt(x.out, int64(s.Expiration.Classic), 10), ' ')
-	x.out = strconv.AppendInt(x.out, int64(len(s.Value)), 10)
+	b = append(append(append(b, verb...), s.Key...), ' ')
+	b = append(strconv.AppendUint(b, uint64(s.Flags), 10), ' ')
+	b = append(strconv.AppendInt(b, int64(s.Expiration.Classic), 10), ' ')
+	b = strconv.AppendInt(b, int64(len(s.Value)), 10)
 	if s.CAS != 0 {
-		x.out = strconv.AppendUint(append(x.out, ' '), s.CAS, 10)
+		b = strconv.AppendUint(append(b, ' '), s.CAS, 10)
 	}
-	x.line()
-	return x.data(s.Value)
+	return b
 }

@@ -23,7 +23,7 @@ func Swap(c *pool.Conn, s Set) (left int64, r SetResult, err error) {
 				return err
 			}
 		}
-		r, err = x.setResult(&s, classicStatus)
+		r, err = x.setResult(&s, (*Set).ClassicResult)
 		return err
 	})
 	return left, r, err

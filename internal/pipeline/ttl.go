@@ -25,15 +25,15 @@ func TTL(c *pool.Conn, key string) (seconds int64, err error) {
 
 // ttl reads the reply to an mg with the flag t.
 func ttl(m protocol.Meta) (int64, error) {
-	hit, err := isHit(m)
+	hit, err := IsHit(m)
 	if !hit {
 		return 0, err
 	}
 	return m.TTL, nil
 }
 
-// isHit reads the reply to an mg that asks for no value.
-func isHit(m protocol.Meta) (bool, error) {
+// IsHit reads the reply to an mg that asks for no value.
+func IsHit(m protocol.Meta) (bool, error) {
 	switch m.Code {
 	case "HD":
 		return true, nil
@@ -51,7 +51,7 @@ func Touch(c *pool.Conn, key string, expiration Expiration) (cas uint64, ok bool
 			m, err := x.askMeta("mg ", key, " c T", strconv.Itoa(int(expiration.Meta)))
 			if err == nil {
 				cas = m.CAS
-				ok, err = isHit(m)
+				ok, err = IsHit(m)
 			}
 			return err
 		}

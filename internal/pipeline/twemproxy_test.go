@@ -3,11 +3,6 @@ package pipeline_test
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
-	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -23,78 +18,6 @@ import (
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
-
-// startTwemproxy starts a twemproxy in front of servers and returns its address.
-// Without the binary the test fails.
-func startTwemproxy(t *testing.T, servers []*memcachedtest.Server) string {
-	t.Helper()
-	bin, err := exec.LookPath("nutcracker")
-	if err != nil {
-		bin, err = exec.LookPath("/usr/sbin/nutcracker") // where a user's PATH does not look
-	}
-	if err != nil {
-		t.Fatal("this test needs twemproxy: `apt-get install nutcracker`, or `make test`, which installs it")
-	}
-	port := func() string {
-		return fmt.Sprint(12000 + rand.IntN(20000)) // below what outgoing connections get
-	}
-	for range 10 {
-		dir := t.TempDir()
-		addr := "127.0.0.1:" + port()
-		conf := fmt.Sprintf("pool:\n  listen: %s\n  hash: crc32a\n  distribution: modula\n  auto_eject_hosts: false\n  timeout: 5000\n  servers:\n", addr)
-		for _, s := range servers {
-			conf += fmt.Sprintf("   - %s:1\n", s.Addr())
-		}
-		path := filepath.Join(dir, "nutcracker.yml")
-		require.NoError(t, os.WriteFile(path, []byte(conf), 0o600))
-		log := filepath.Join(dir, "log")
-		// The shell ends it when this process does, however it does: the pipe that
-		// it reads closes then.
-		cmd := exec.Command("/bin/sh", "-c", `"$@" & read -r _; kill -9 $!; wait`, "sh",
-			bin, "-c", path, "-o", log, "-a", "127.0.0.1", "-s", port())
-		stdin, err := cmd.StdinPipe()
-		require.NoError(t, err)
-		require.NoError(t, cmd.Start())
-		stop := func() {
-			stdin.Close()
-			_ = cmd.Wait()
-		}
-		if reaches(addr, servers[0]) {
-			t.Cleanup(stop)
-			return addr
-		}
-		stop()
-		said, _ := os.ReadFile(log)
-		t.Logf("twemproxy did not start on %s: %s", addr, said)
-	}
-	t.Fatal("twemproxy does not start")
-	return ""
-}
-
-// reaches reports whether what listens at addr passes on to server, and is not
-// somebody else's.
-func reaches(addr string, server *memcachedtest.Server) bool {
-	proxied, direct := memcache.New(addr), memcache.New(server.Addr())
-	defer proxied.Close()
-	defer direct.Close()
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		c, err := net.Dial("tcp", addr)
-		if err != nil {
-			continue
-		}
-		c.Close()
-		for i := range 64 { // one of them is this server's
-			key := fmt.Sprint("reaches-", i)
-			if proxied.Set(&memcache.Item{Key: key, Value: []byte(addr)}) != nil {
-				break
-			}
-			if it, err := direct.Get(key); err == nil && string(it.Value) == addr {
-				return true
-			}
-		}
-	}
-	return false
-}
 
 // found is an item on one of servers, with its TTL in seconds; nil if it is on
 // none.
@@ -115,7 +38,7 @@ func found(t *testing.T, servers []*memcachedtest.Server, key string) (item *mem
 func TestTwemproxyTakesWhatNeedsNoMeta(t *testing.T) {
 	t.Parallel()
 	servers, _ := drivertest.StartServers(t, 2)
-	db := drivertest.Open(t, startTwemproxy(t, servers), memcacheddriver.WithTTLQuery())
+	db := drivertest.Open(t, drivertest.StartTwemproxy(t, servers), memcacheddriver.WithTTLQuery())
 	ctx := t.Context()
 
 	t.Run("Ping", func(t *testing.T) { require.NoError(t, db.Ping(ctx)) })
@@ -277,7 +200,7 @@ func TestTwemproxyWithAServerDownServesTheOthers(t *testing.T) {
 		t.Run(fmt.Sprint("server ", dead), func(t *testing.T) {
 			t.Parallel()
 			servers, _ := drivertest.StartServers(t, 2)
-			addr := startTwemproxy(t, servers)
+			addr := drivertest.StartTwemproxy(t, servers)
 			before := drivertest.Open(t, addr)
 			ctx := t.Context()
 			keys := drivertest.Keys(50)
@@ -316,7 +239,7 @@ func TestTwemproxyWithAServerDownServesTheOthers(t *testing.T) {
 func TestTwemproxyClosingOnTheQuestionForMetaIsNoFailure(t *testing.T) {
 	t.Parallel()
 	servers, _ := drivertest.StartServers(t, 1)
-	addr := startTwemproxy(t, servers)
+	addr := drivertest.StartTwemproxy(t, servers)
 	for _, limit := range []int{1, 3} {
 		t.Run(fmt.Sprint("failure limit ", limit), func(t *testing.T) {
 			t.Parallel()

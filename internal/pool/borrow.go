@@ -25,12 +25,9 @@ type handed struct {
 
 // borrow returns a socket, and whether it has been used before: one that rests, or
 // else, first come first served, one that comes back or has been dialled. It ends
-// at once where the server is down, else with ctx, when the server goes down, or after the dial timeout, twice that where
+// with ctx, when the server goes down, or after the dial timeout, twice that where
 // somebody is dialling by then.
 func (s *Server) borrow(ctx context.Context) (sock *socket, reused bool, err error) {
-	if err := s.health.admit(); err != nil {
-		return nil, false, &Error{s.Address, err}
-	}
 	for {
 		s.mu.Lock()
 		n := len(s.idle)
@@ -53,6 +50,7 @@ func (s *Server) borrow(ctx context.Context) (sock *socket, reused bool, err err
 	}
 	w := &waiter{make(chan handed, 1)}
 	place := s.waiters.PushBack(w)
+	s.inLine.Add(1)
 	s.dialMore()
 	full := s.waiters.Len() > s.dialing // it waits for others
 	s.mu.Unlock()
@@ -86,6 +84,7 @@ func (s *Server) await(ctx context.Context, w *waiter, place *list.Element) hand
 			h = <-w.handed
 		} else {
 			s.waiters.Remove(place)
+			s.inLine.Add(-1)
 		}
 		s.mu.Unlock()
 		switch {
@@ -101,6 +100,9 @@ func (s *Server) await(ctx context.Context, w *waiter, place *list.Element) hand
 		return handed{err: &contextError{ctx}}
 	}
 }
+
+// Waited reports whether somebody waits for a socket.
+func (s *Server) Waited() bool { return s.inLine.Load() > 0 }
 
 // poolTimeout needs mu.
 func (s *Server) poolTimeout() error {
@@ -119,6 +121,7 @@ func (s *Server) hand(h handed) bool {
 		return false
 	}
 	s.waiters.Remove(first).(*waiter).handed <- h
+	s.inLine.Add(-1)
 	return true
 }
 

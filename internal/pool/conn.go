@@ -99,6 +99,9 @@ func (c *Conn) Repeat() error {
 }
 
 func (c *Conn) borrow() (reused bool, err error) {
+	if err := c.server.Admit(); err != nil {
+		return false, err
+	}
 	ctx := c.server.closing
 	if c.lane != nil {
 		ctx = c.lane.ctx

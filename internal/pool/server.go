@@ -28,6 +28,8 @@ type Server struct {
 	answersMeta atomic.Bool  // it answered when it was last asked for meta
 	askAgain    atomic.Int64 // Unix nanoseconds: until then it is not asked, as it did not
 
+	inLine atomic.Int32 // how many waiters there are
+
 	mu      sync.Mutex
 	idle    []*socket // used last in first out: the oldest is idle[0]
 	live    map[*socket]struct{}

@@ -13,6 +13,7 @@ type Meta struct {
 	TTL   int64  // t: seconds, -1 for none
 	CAS   uint64 // c
 	Flags uint32 // f
+	Token []byte // O: the request's own, valid until the next read
 }
 
 // metaCodes are all that a reply may begin with.
@@ -55,6 +56,8 @@ func ParseMeta(line []byte) (m Meta, err error) {
 			n, ok = parseUint(token)
 			ok = ok && n <= 1<<32-1
 			m.Flags = uint32(n)
+		case 'O':
+			m.Token = token
 		}
 		if !ok {
 			return m, ErrUnexpected

@@ -1,0 +1,468 @@
+package link_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/link"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
+)
+
+func TestACallThatLeavesBeforeItIsWrittenIsNotWritten(t *testing.T) {
+	t.Parallel()
+	ready := make(chan struct{})
+	f := memcachedtest.StartFake(t, slow(ready, memcachedtest.Script{}))
+	l := open(t, 1, f.Addr())
+	ctx, cancel := context.WithCancelCause(t.Context())
+	left := make(chan error)
+	go func() { left <- l.set(ctx, "leaves", []byte("v")) }()
+	l.awaitCalls(t, 1)
+	cancel(errors.New("why"))
+	err := <-left
+	assert.ErrorIs(t, err, context.Canceled)
+	assert.ErrorContains(t, err, "why")
+	close(ready)
+	require.NoError(t, l.set(t.Context(), "stays", []byte("v")))
+	assert.NotContains(t, f.Received(), "leaves")
+	assert.EqualValues(t, 1, l.server.Stats().Cancelled)
+}
+
+func TestTheReplyToACallThatLeftIsThrownAway(t *testing.T) {
+	for name, large := range map[string]int{"small": 10, "large": 64 << 20} {
+		t.Run(name, func(t *testing.T) {
+			asked, ready := make(chan struct{}), make(chan struct{})
+			f := memcachedtest.StartFake(t, memcachedtest.Script{"mg": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+				if cmd.Args[0] != "leaves" {
+					answer(c, cmd)
+					return
+				}
+				close(asked)
+				if !c.Wait(ready) {
+					return
+				}
+				c.Say(fmt.Sprintf("VA %d %s\r\n", large, token(cmd)))
+				piece := make([]byte, min(large, 1<<20))
+				for range large / len(piece) {
+					c.Write(piece)
+				}
+				c.Say("\r\n")
+			}})
+			l := open(t, 1, f.Addr())
+			ctx, cancel := context.WithCancel(t.Context())
+			go func() { <-asked; cancel() }()
+			start := time.Now()
+			_, _, err := l.Get(ctx, "leaves")
+			assert.ErrorIs(t, err, context.Canceled)
+			assert.Less(t, time.Since(start), within)
+			other := make(chan string)
+			go func() { other <- l.mustGet(t, "stays") }()
+			l.awaitCalls(t, 2)
+			allocated := drivertest.AllocatedBy(func() {
+				close(ready)
+				assert.Equal(t, string(drivertest.Value("stays")), <-other)
+			})
+			assert.Less(t, allocated, 16<<20, "the value that nobody wants is not kept")
+			assert.EqualValues(t, 1, l.server.Stats().Dials)
+		})
+	}
+}
+
+// A proxy may answer once for a key that is asked for twice.
+func TestAKeyOfTwoCallersIsServedTwice(t *testing.T) {
+	t.Parallel()
+	ready := make(chan struct{})
+	f := memcachedtest.StartFake(t, slow(ready, classic(memcachedtest.Script{"get": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+		said := map[string]bool{}
+		for i := range cmd.Args {
+			if key := cmd.Args[len(cmd.Args)-1-i]; !said[key] && key != "none" {
+				said[key] = true
+				c.Say(memcachedtest.Value(key, "value of "+key))
+			}
+		}
+		c.Say("END\r\n")
+	}})))
+	l := open(t, 1, f.Addr())
+	values := make([][]byte, 12)
+	go func() { l.awaitCalls(t, len(values)+1); close(ready) }()
+	each(len(values)+1, func(i int) {
+		if i == len(values) {
+			_, ok, err := l.Get(t.Context(), "none")
+			assert.NoError(t, err)
+			assert.False(t, ok)
+			return
+		}
+		values[i] = []byte(l.mustGet(t, fmt.Sprint("key", i%3)))
+	})
+	assert.Equal(t, 1, f.Count("get"), "they are merged")
+	for i, v := range values {
+		assert.Equal(t, fmt.Sprint("value of key", i%3), string(v))
+		clear(v) // it is nobody else's
+	}
+}
+
+// An error may be that of one of the keys.
+func TestMergedGetsThatAreRefusedAreAskedForOneByOne(t *testing.T) {
+	t.Parallel()
+	for _, line := range []string{"SERVER_ERROR a server is down", "ERROR", "CLIENT_ERROR no", "garbage"} {
+		ready := make(chan struct{})
+		f := memcachedtest.StartFake(t, slow(ready, classic(memcachedtest.Script{"get": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+			switch {
+			case strings.Contains(cmd.Line, "bad"):
+				c.Say(line + "\r\n")
+			default:
+				for _, key := range cmd.Args {
+					c.Say(memcachedtest.Value(key, "value of "+key))
+				}
+				c.Say("END\r\n")
+			}
+		}})))
+		l := open(t, 1, f.Addr())
+		go func() { l.awaitCalls(t, 8); close(ready) }()
+		each(8, func(i int) {
+			if i == 3 {
+				_, _, err := l.Get(t.Context(), "bad")
+				assert.Error(t, err, line)
+				assert.Equal(t, line == "garbage", errors.Is(err, protocol.ErrUnexpected), "%v", err)
+				return
+			}
+			key := fmt.Sprint("key", i)
+			assert.Equal(t, "value of "+key, l.mustGet(t, key), line)
+		})
+	}
+}
+
+func TestAReplyWithoutItsTokenIsNone(t *testing.T) {
+	t.Parallel()
+	for _, reply := range []string{"EN", "EN O999", "HD O1", "VA 1 O999\r\nx", "NF O1"} {
+		f := memcachedtest.StartFake(t, memcachedtest.Script{"mg": memcachedtest.Say(reply + "\r\n")})
+		l := open(t, 1, f.Addr())
+		_, _, err := l.Get(t.Context(), "key")
+		assert.ErrorIs(t, err, protocol.ErrUnexpected, reply)
+		memcachedtest.Eventually(t, func() bool { s := l.server.Stats(); return s.InUse == 0 && s.Idle == 0 }, "the connection is closed")
+		f.SetScript(memcachedtest.Script{"mg": answer, "get": memcachedtest.Say(memcachedtest.Value("key", "value of key") + "END\r\n")})
+		assert.Equal(t, "value of key", l.mustGet(t, "key"), reply)
+		_, ok, err := l.Get(t.Context(), "key") // without tokens, by get
+		assert.NoError(t, err)
+		assert.True(t, ok)
+		assert.Equal(t, pool.Up, l.server.Stats().State)
+	}
+}
+
+func TestALargeValueIsFollowedByTheOthers(t *testing.T) {
+	t.Parallel()
+	everywhere(t, func(t *testing.T, l *links) {
+		large, key := strings.Repeat("large", 200_000), drivertest.Key()
+		require.NoError(t, l.set(t.Context(), key, []byte(large)))
+		each(64, func(i int) {
+			if i%8 == 0 {
+				assert.True(t, large == l.mustGet(t, key))
+				return
+			}
+			small := drivertest.Key()
+			assert.NoError(t, l.set(t.Context(), small, drivertest.Value(small)))
+			assert.Equal(t, string(drivertest.Value(small)), l.mustGet(t, small))
+		})
+	})
+}
+
+func TestARefusedValueIsItsOwnCallers(t *testing.T) {
+	t.Parallel()
+	script := memcachedtest.Script{}
+	for _, name := range []string{"ms", "set"} {
+		script[name] = func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+			if len(cmd.Data) > 1024 {
+				c.Say("SERVER_ERROR object too large for cache\r\n")
+				return
+			}
+			c.Default(cmd)
+		}
+	}
+	for range 2 {
+		f := memcachedtest.StartFake(t, script)
+		l := open(t, 1, f.Addr())
+		each(64, func(i int) {
+			size := 10
+			if i%4 == 0 {
+				size = link.MaxValue
+			}
+			err := l.set(t.Context(), "key", make([]byte, size))
+			if size == 10 {
+				assert.NoError(t, err)
+				return
+			}
+			var reply *protocol.ReplyError
+			if assert.ErrorAs(t, err, &reply) {
+				assert.True(t, reply.TooLarge())
+			}
+		})
+		assert.Equal(t, 1, f.Accepted())
+		script = classic(script)
+	}
+}
+
+// After some error lines the next reply cannot be told: reads behind them are sent
+// again, writes fail.
+func TestErrorLines(t *testing.T) {
+	t.Parallel()
+	for line, inStep := range map[string]bool{
+		"SERVER_ERROR out of memory": true, "ERROR": true, "CLIENT_ERROR bad command line format": true,
+		"ERROR Too many open connections": false, "CLIENT_ERROR unauthenticated": false, "garbage": false,
+	} {
+		ready, bad := make(chan struct{}), make(chan struct{})
+		f := memcachedtest.StartFake(t, memcachedtest.Script{"mg": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+			if cmd.Args[0] == "bad" {
+				close(bad)
+				c.Wait(ready)
+				c.Say(line + "\r\n")
+				return
+			}
+			answer(c, cmd)
+		}})
+		l := open(t, 1, f.Addr())
+		go func() {
+			<-bad
+			l.awaitCalls(t, 17)
+			time.Sleep(20 * time.Millisecond) // they are written
+			close(ready)
+		}()
+		var failed atomic.Int32
+		each(17, func(i int) {
+			switch {
+			case i == 0:
+				_, _, err := l.Get(t.Context(), "bad")
+				if line == "garbage" {
+					assert.ErrorIs(t, err, protocol.ErrUnexpected)
+				} else {
+					assert.ErrorContains(t, err, line)
+				}
+			case i%2 == 1:
+				<-bad
+				key := fmt.Sprint("key", i)
+				assert.Equal(t, string(drivertest.Value(key)), l.mustGet(t, key), line)
+			default:
+				<-bad
+				if err := l.set(t.Context(), "key", nil); err != nil {
+					assert.NotContains(t, err.Error(), line)
+					failed.Add(1)
+				}
+			}
+		})
+		assert.Equal(t, inStep, failed.Load() == 0, line)
+		if inStep {
+			assert.Equal(t, 1, f.Accepted(), line)
+		}
+		assert.Equal(t, pool.Up, l.server.Stats().State, line)
+	}
+}
+
+// A server that does not read cannot make us keep what nobody waits for, nor hold a
+// caller.
+func TestAServerThatStopsReading(t *testing.T) {
+	t.Parallel()
+	f := memcachedtest.StartFake(t, memcachedtest.Script{"ms": func(c *memcachedtest.FakeConn, _ memcachedtest.Command) { c.Wait(nil) }})
+	l := open(t, 1, f.Addr())
+	start := time.Now()
+	for range 4 {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		each(1000, func(int) {
+			assert.ErrorIs(t, l.set(ctx, "key", make([]byte, link.MaxValue)), context.DeadlineExceeded)
+		})
+		cancel()
+	}
+	assert.Less(t, time.Since(start), within)
+	assert.Less(t, len(f.Received()), 4<<20)
+	assert.LessOrEqual(t, link.Queued(l.Links), 0, "calls that have left are not remembered")
+	assert.LessOrEqual(t, link.InFlight(l.Links), 1024)
+}
+
+func TestSilenceIsOneFailure(t *testing.T) {
+	t.Parallel()
+	f := memcachedtest.StartFake(t, memcachedtest.AfterDial(memcachedtest.Hang))
+	l := open(t, 1, f.Addr(), impatient)
+	ready := make(chan struct{})
+	f.SetScript(slow(ready, memcachedtest.AfterDial(memcachedtest.Hang)))
+	go func() { l.awaitCalls(t, 200); close(ready) }()
+	each(200, func(int) {
+		_, _, err := l.Get(t.Context(), "key")
+		var at *pool.Error
+		assert.ErrorAs(t, err, &at)
+		assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		assert.ErrorContains(t, err, "read timeout")
+	})
+	s := l.server.Stats()
+	assert.Equal(t, pool.Up, s.State, "it is down after two")
+	assert.EqualValues(t, 1, s.Timeouts)
+}
+
+// Nobody waits for the timeout, and the server is given up all the same.
+func TestSilenceIsNoticedThoughAllCallersGiveUpEarly(t *testing.T) {
+	t.Parallel()
+	f := memcachedtest.StartFake(t, memcachedtest.AfterDial(memcachedtest.Hang))
+	l := open(t, 1, f.Addr(), impatient, func(c *pool.Config) { c.FailureLimit = 1 })
+	memcachedtest.Eventually(t, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		_, _, err := l.Get(ctx, "key")
+		require.Error(t, err)
+		return errors.Is(err, pool.ErrServerDown)
+	}, "the server is down")
+}
+
+// The server goes on, but a call has waited for too long: that is its own matter.
+func TestACallTimesOutAlone(t *testing.T) {
+	t.Parallel()
+	ready := make(chan struct{})
+	f := memcachedtest.StartFake(t, slow(ready, memcachedtest.Script{"mg": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+		time.Sleep(50 * time.Millisecond)
+		answer(c, cmd)
+	}}))
+	l := open(t, 1, f.Addr(), func(c *pool.Config) {
+		c.WriteTimeout, c.ReadTimeout, c.FailureLimit = 300*time.Millisecond, 300*time.Millisecond, 1
+	})
+	close(ready)
+	var served, late atomic.Int32
+	each(40, func(i int) {
+		key := fmt.Sprint("key", i)
+		value, _, err := l.Get(t.Context(), key)
+		if err == nil {
+			served.Add(1)
+			assert.Equal(t, string(drivertest.Value(key)), string(value))
+			return
+		}
+		late.Add(1)
+		assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
+		assert.ErrorContains(t, err, "read timeout")
+	})
+	assert.NotZero(t, served.Load())
+	assert.NotZero(t, late.Load())
+	assert.EqualValues(t, late.Load(), l.server.Stats().Timeouts)
+	assert.Equal(t, pool.Up, l.server.Stats().State)
+	assert.Equal(t, 1, f.Accepted())
+}
+
+// A restart costs the writes that were in flight, and nothing else.
+func TestARestartWithHundredsOfCalls(t *testing.T) {
+	t.Parallel()
+	const inFlight, calls = 1024, 1600 // what is above waits in the queue
+	ready, first := make(chan struct{}), make(chan struct{})
+	var restarted atomic.Bool
+	f := memcachedtest.StartFake(t, memcachedtest.Script{"mg": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+		if cmd.Args[0] == "first" && !restarted.Load() {
+			close(first)
+			c.Wait(ready)
+			restarted.Store(true)
+			c.Close()
+			return
+		}
+		answer(c, cmd)
+	}})
+	l := open(t, 1, f.Addr())
+	l.mustGet(t, "zeroth")
+	var failed, written atomic.Int32
+	each(calls, func(i int) {
+		if i == 0 {
+			assert.Equal(t, "value of first", l.mustGet(t, "first"))
+			return
+		}
+		<-first
+		if i == 1 {
+			l.awaitCalls(t, calls)
+			memcachedtest.Eventually(t, func() bool { return link.InFlight(l.Links) == inFlight }, "as much as may be is written")
+			close(ready)
+			return
+		}
+		if i%2 == 0 {
+			key := fmt.Sprint("key", i)
+			assert.Equal(t, string(drivertest.Value(key)), l.mustGet(t, key))
+			return
+		}
+		if err := l.set(t.Context(), "key", nil); err != nil {
+			assert.ErrorContains(t, err, "closed the connection")
+			failed.Add(1)
+		} else {
+			written.Add(1)
+		}
+	})
+	assert.NotZero(t, failed.Load())
+	assert.NotZero(t, written.Load(), "what was not written goes on")
+	assert.Equal(t, 2, f.Accepted())
+	assert.Equal(t, pool.Up, l.server.Stats().State)
+}
+
+// A server that always hangs up is not asked for ever.
+func TestAServerThatAlwaysHangsUp(t *testing.T) {
+	t.Parallel()
+	f := memcachedtest.StartFake(t, memcachedtest.AfterDial(memcachedtest.HangUp))
+	l := open(t, 1, f.Addr(), func(c *pool.Config) { c.FailureLimit = 0 })
+	drivertest.NoDeadlock("calls", func() {
+		each(50, func(int) {
+			_, _, err := l.Get(t.Context(), "key")
+			assert.ErrorContains(t, err, "closed the connection")
+		})
+	})
+}
+
+func TestCloseWithHundredsOfCalls(t *testing.T) {
+	t.Parallel()
+	for name, script := range map[string]memcachedtest.Script{
+		"in flight": memcachedtest.AfterDial(memcachedtest.Hang),
+		"dialling":  {"*": memcachedtest.Hang},
+	} {
+		f := memcachedtest.StartFake(t, script)
+		l := open(t, 2, f.Addr())
+		go func() {
+			l.awaitCalls(t, 400)
+			time.Sleep(10 * time.Millisecond)
+			l.close()
+		}()
+		start := time.Now()
+		each(400, func(i int) {
+			_, _, err := l.Get(t.Context(), fmt.Sprint("key", i))
+			assert.Equal(t, pool.ErrClosed, err, name)
+		})
+		assert.Less(t, time.Since(start), within)
+		l.close()
+		_, _, err := l.Get(t.Context(), "key")
+		assert.Equal(t, pool.ErrClosed, err, name)
+	}
+}
+
+// The end of a connection that nothing is asked on costs nobody anything.
+func TestTheEndOfAnIdleConnectionIsNoticed(t *testing.T) {
+	t.Parallel()
+	server := memcachedtest.Start(t)
+	l := open(t, 1, server.Addr())
+	for range 3 {
+		require.NoError(t, l.set(t.Context(), "key", []byte("v")))
+		server.Restart()
+		_, ok, err := l.Get(t.Context(), "key")
+		assert.NoError(t, err)
+		assert.False(t, ok)
+	}
+	assert.Equal(t, pool.Up, l.server.Stats().State)
+}
+
+// All wait for one dial, and its failure is one.
+func TestADialThatFailsIsOneFailure(t *testing.T) {
+	t.Parallel()
+	l := open(t, 1, memcachedtest.BlackHole(t), func(c *pool.Config) { c.DialTimeout = 200 * time.Millisecond })
+	each(100, func(int) {
+		_, _, err := l.Get(t.Context(), "key")
+		assert.ErrorContains(t, err, "dial timeout")
+	})
+	s := l.server.Stats()
+	assert.EqualValues(t, 1, s.Dials)
+	assert.Equal(t, pool.Up, s.State)
+}

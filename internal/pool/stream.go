@@ -1,0 +1,138 @@
+package pool
+
+import (
+	"context"
+	"os"
+	"time"
+)
+
+// Stream is a socket on which many calls travel at once: one goroutine writes and
+// another reads. No call's context reaches it. It is ended exactly once, by Release,
+// Drop, Stale or Fail, when neither goroutine uses it any more; Cut makes them stop.
+type Stream struct {
+	sock   *socket
+	reused bool
+}
+
+// OpenStream borrows a socket, as a call does. It does not ask for the server's
+// health: every call does, by [Server.Admit]. Its error is that of all calls that wait
+// for it, and has been counted as one failure.
+func (s *Server) OpenStream() (*Stream, error) {
+	sock, reused, err := s.borrow(s.closing)
+	if err != nil {
+		return nil, err
+	}
+	return &Stream{sock, reused}, nil
+}
+
+// Meta reports whether the server has shown on the socket that it speaks the meta
+// protocol.
+func (t *Stream) Meta() bool { return t.sock.meta }
+
+// Reused reports whether the server may have closed the socket before the stream
+// began.
+func (t *Stream) Reused() bool { return t.reused }
+
+// Write writes within the write timeout.
+func (t *Stream) Write(p []byte) (int, error) {
+	now, timeout := time.Now(), t.sock.server.cfg.WriteTimeout
+	if t.sock.writeBy.Sub(now) < timeout {
+		t.sock.writeBy = now.Add(timeout).Add(timeout / 32) // as Conn.armWrite
+		t.sock.SetWriteDeadline(t.sock.writeBy)
+	}
+	return t.sock.Write(p)
+}
+
+// Read reads until the deadline that the reader has set.
+func (t *Stream) Read(p []byte) (int, error) {
+	n, err := t.sock.Read(p)
+	if n > 0 {
+		t.sock.server.heard()
+	}
+	return n, err
+}
+
+// SetReadDeadline is the reader's own.
+func (t *Stream) SetReadDeadline(by time.Time) {
+	t.sock.readBy = by
+	t.sock.SetReadDeadline(by)
+}
+
+// Answered says that a reply has come, which is a sign of life.
+func (t *Stream) Answered() {
+	t.sock.server.prove()
+	t.sock.server.succeeded()
+}
+
+// Cut closes the socket, so that what waits for it ends. Any goroutine may call it.
+func (t *Stream) Cut() { t.sock.close() }
+
+// Release gives back a socket whose replies have all been read.
+func (t *Stream) Release() {
+	t.sock.used = time.Now()
+	t.sock.server.putIdle(t.sock)
+}
+
+// Drop closes a socket on which the next reply cannot be told. The server is alive.
+func (t *Stream) Drop() {
+	t.sock.server.succeeded()
+	t.sock.reset()
+}
+
+// Stale closes a socket that the server had closed, to the harm of no call.
+func (t *Stream) Stale() {
+	t.sock.server.stale.Add(1)
+	t.sock.reset()
+}
+
+// Fail closes a socket that err has ended and counts one failure of the server, unless
+// it is Close's doing. It returns the error of all calls on it. writing tells what err
+// came from.
+func (t *Stream) Fail(err error, writing bool) error {
+	s := t.sock.server
+	t.sock.reset()
+	if s.closing.Err() != nil {
+		return ErrClosed
+	}
+	cause := s.describe(err, writing)
+	s.failed(cause)
+	return &Error{s.Address, cause}
+}
+
+// Closed reports whether err means that the server ended the connection.
+func Closed(err error) bool { return isClosed(err) }
+
+// Timeouts are those of a call on a stream: for its request and for its reply.
+func (s *Server) Timeouts() (write, read time.Duration) {
+	return s.cfg.WriteTimeout, s.cfg.ReadTimeout
+}
+
+// Admit refuses a call while the server is known to be down.
+func (s *Server) Admit() error {
+	if err := s.health.admit(); err != nil {
+		return &Error{s.Address, err}
+	}
+	return nil
+}
+
+// TimedOut is the error of one call that its own timeout ended, while the stream
+// goes on: it is no failure of the server's.
+func (s *Server) TimedOut() error {
+	return &Error{s.Address, s.describe(os.ErrDeadlineExceeded, false)}
+}
+
+// Lost is the error of a call whose reply is not the protocol's, or was behind one.
+func (s *Server) Lost(err error) error { return &Error{s.Address, err} }
+
+// Ended is the error of a call whose context has ended before it began.
+func Ended(ctx context.Context) error { return &contextError{ctx} }
+
+// Cancelled is the error of a call that its context ended while it waited for the
+// server.
+func (s *Server) Cancelled(ctx context.Context) error {
+	s.cancelled.Add(1)
+	return &contextError{ctx}
+}
+
+// Closing reports whether Close has been called.
+func (s *Server) Closing() bool { return s.closing.Err() != nil }
