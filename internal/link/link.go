@@ -114,12 +114,9 @@ func (l *link) run() {
 			l.serve(t)
 		}
 		l.mu.Lock()
-		switch {
-		case err != nil:
+		if err != nil {
 			l.failQueue(err)
-		case l.server.Closing():
-			l.failQueue(pool.ErrClosed)
-		default:
+		} else {
 			l.expireQueue(time.Now())
 		}
 		if l.queue.first == nil {
