@@ -94,7 +94,8 @@ func (l *link) leave(r *request) {
 	l.mu.Unlock()
 	if r.kind == set {
 		l.encoding.Lock()
-		l.encoding.Unlock() //nolint:staticcheck // it is waited for, not held
+		//lint:ignore SA2001 it is waited for, not held
+		l.encoding.Unlock()
 	}
 }
 
