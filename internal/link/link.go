@@ -93,7 +93,8 @@ func (l *link) leave(r *request) {
 	l.mu.Unlock()
 	if r.kind == set {
 		l.encoding.Lock()
-		l.encoding.Unlock() //nolint:staticcheck // it is waited for, not held
+		//lint:ignore SA2001 it is waited for, not held
+		l.encoding.Unlock()
 	}
 }
 
@@ -113,12 +114,9 @@ func (l *link) run() {
 			l.serve(t)
 		}
 		l.mu.Lock()
-		switch {
-		case err != nil:
+		if err != nil {
 			l.failQueue(err)
-		case l.server.Closing():
-			l.failQueue(pool.ErrClosed)
-		default:
+		} else {
 			l.expireQueue(time.Now())
 		}
 		if l.queue.first == nil {

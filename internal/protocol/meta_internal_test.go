@@ -20,7 +20,7 @@ func TestParseMeta(t *testing.T) {
 		"HD t3600 c7 f4294967295":    {Code: "HD", TTL: 3600, CAS: 7, Flags: 1<<32 - 1},
 		"HD  t5  c6 ":                {Code: "HD", TTL: 5, CAS: 6},
 		"HD c18446744073709551615":   {Code: "HD", CAS: 1<<64 - 1},
-		"HD W Z X kkey Oopaque b t9": {Code: "HD", TTL: 9},
+		"HD W Z X kkey Oopaque b t9": {Code: "HD", TTL: 9, Token: []byte("opaque")},
 		"VA 0":                       {Code: "VA"},
 		"VA 5 t-1 c3 f2":             {Code: "VA", Size: 5, TTL: -1, CAS: 3, Flags: 2},
 		"VA 1073741824":              {Code: "VA", Size: 1 << 30},
