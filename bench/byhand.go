@@ -18,9 +18,9 @@ type byHand struct {
 	conns []net.Conn
 }
 
-func openByHand(addrs []string) (client, error) {
-	c := &byHand{addrs: addrs}
-	return c, c.pick.SetServers(addrs...)
+func openByHand(s setting) (client, error) {
+	c := &byHand{addrs: s.addrs}
+	return c, c.pick.SetServers(s.addrs...)
 }
 
 func (c *byHand) close() {
