@@ -131,6 +131,9 @@ func (s *servers) results(p plan) (*results, error) {
 			if r.storms[st.title][c.name], err = s.weather(st, c); err != nil {
 				return nil, fmt.Errorf("%s, %s: %w", st.title, c.name, err)
 			}
+			if err := r.storms[st.title][c.name].err; err != nil {
+				progress("its first other error: " + err.Error())
+			}
 		}
 	}
 	for _, c := range stormClients {

@@ -30,18 +30,17 @@ var colors = map[string]color.Color{
 
 // draw makes the pictures.
 func (r *results) draw(p plan, dir string) error {
+	times := r.againstCallers("Get: time from one call's end to the next one's", perCall)
+	times.Y.Scale, times.Y.Tick.Marker, times.Y.Min = plot.LinearScale{}, steps(10, duration), 0
 	pictures := map[string][][]*plot.Plot{
-		"callers.svg": {{
-			r.against("Get: from one call's end to the next", perCall),
-			r.against("Get: 99 % of the calls take at most", p99),
-		}},
+		"callers.svg": {{times, r.againstCallers("Get: 99th percentile of what a call takes", p99)}},
 		"batch.svg": {
-			{r.againstKeys(opMGet), r.againstKeys(opMSet)},
+			{r.againstKeys(opMSet), r.againstKeys(opMGet)},
 			{r.againstKeys(opDelete), r.againstKeys(opExists)},
 		},
 		"frozen.svg": {{
-			r.whileFrozen(p.freeze, "calls answered in each second", count, 10, 1e7, func(t tally) float64 { return float64(t.answered) }),
-			r.whileFrozen(p.freeze, "slowest call of each second", duration, 1e3, 1e8, func(t tally) float64 { return float64(t.slowest) / 1e3 }),
+			r.whileFrozen(p.freeze, "calls answered in each second", count, 10, 1e6, func(t tally) float64 { return float64(t.answered) }),
+			r.whileFrozen(p.freeze, "slowest call of each second", duration, 1e3, 1e7, func(t tally) float64 { return float64(t.slowest) / 1e3 }),
 		}},
 	}
 	for name, plots := range pictures {
@@ -52,11 +51,11 @@ func (r *results) draw(p plan, dir string) error {
 	return nil
 }
 
-// against draws a metric of Get against the number of callers.
-func (r *results) against(title string, value metric) *plot.Plot {
+// againstCallers draws a metric of Get against the number of callers.
+func (r *results) againstCallers(title string, value metric) *plot.Plot {
 	p := newPlot(title, "callers", duration)
 	p.X.Scale = plot.LogScale{}
-	p.X.Tick.Marker = powers{4, count}
+	p.X.Tick.Marker = powers(4, count)
 	for _, c := range []contestant{ours, gomemcache, redis} {
 		var points plotter.XYs
 		for _, callers := range curve {
@@ -72,8 +71,9 @@ func (r *results) against(title string, value metric) *plot.Plot {
 func (r *results) againstKeys(o op) *plot.Plot {
 	p := newPlot(string(o), "keys in one call", duration)
 	p.X.Scale = plot.LogScale{}
-	p.X.Tick.Marker = powers{10, count}
+	p.X.Tick.Marker = powers(10, count)
 	p.Y.Min, p.Y.Max = 10, 1e6
+	p.Legend.Left = true
 	for _, c := range []contestant{ours, loop, gomemcache, fork, redis, hand} {
 		var points plotter.XYs
 		for _, keys := range batchSizes {
@@ -88,6 +88,8 @@ func (r *results) againstKeys(o op) *plot.Plot {
 // whileFrozen draws what there is of a tally in each second, between low and high.
 func (r *results) whileFrozen(f freeze, title string, label func(float64) string, low, high float64, value func(tally) float64) *plot.Plot {
 	p := newPlot(title, "seconds", label)
+	p.X.Tick.Marker = steps(2, count)
+	p.X.Min, p.X.Max = 0, float64(f.before+f.frozen+f.after)
 	p.Y.Min, p.Y.Max = low, high
 	from, to := float64(f.before), float64(f.before+f.frozen)
 	grey, err := plotter.NewPolygon(plotter.XYs{{X: from, Y: low}, {X: to, Y: low}, {X: to, Y: high}, {X: from, Y: high}})
@@ -113,7 +115,7 @@ func newPlot(title, x string, label func(float64) string) *plot.Plot {
 	p.Title.Text = title
 	p.X.Label.Text = x
 	p.Y.Scale = plot.LogScale{}
-	p.Y.Tick.Marker = powers{10, label}
+	p.Y.Tick.Marker = powers(10, label)
 	p.Legend.Top = true
 	p.Add(plotter.NewGrid())
 	return p
@@ -174,17 +176,23 @@ func count(v float64) string { return thousands(int(v)) }
 func duration(v float64) string { return (time.Duration(v) * time.Microsecond).String() }
 
 // powers marks the powers of a number.
-type powers struct {
-	of    float64
-	label func(float64) string
+func powers(of float64, label func(float64) string) plot.TickerFunc {
+	return func(low, high float64) (ticks []plot.Tick) {
+		for v := 1.0; v <= high; v *= of {
+			if v >= low {
+				ticks = append(ticks, plot.Tick{Value: v, Label: label(v)})
+			}
+		}
+		return ticks
+	}
 }
 
-func (p powers) Ticks(low, high float64) []plot.Tick {
-	var ticks []plot.Tick
-	for v := 1.0; v <= high; v *= p.of {
-		if v >= low {
-			ticks = append(ticks, plot.Tick{Value: v, Label: p.label(v)})
+// steps marks the multiples of a number.
+func steps(of float64, label func(float64) string) plot.TickerFunc {
+	return func(low, high float64) (ticks []plot.Tick) {
+		for v := math.Ceil(low/of) * of; v <= high; v += of {
+			ticks = append(ticks, plot.Tick{Value: v, Label: label(v)})
 		}
+		return ticks
 	}
-	return ticks
 }

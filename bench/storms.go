@@ -84,6 +84,7 @@ func (t *tally) call(c library, o op, key string) {
 	}
 	t.slowest = max(t.slowest, time.Since(start))
 	var network net.Error
+	var connecting *memcache.ConnectTimeoutError
 	switch {
 	case err == nil && got == valueOf(key):
 		t.answered++
@@ -91,7 +92,7 @@ func (t *tally) call(c library, o op, key string) {
 		t.wrong++
 	case errors.Is(err, memcacheddriver.ErrServerDown):
 		t.refused++
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &network) && network.Timeout():
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &connecting), errors.As(err, &network) && network.Timeout():
 		t.timeouts++
 	default:
 		t.failed++
