@@ -22,7 +22,10 @@ var (
 	gomemcacheColumn = column{"gomemcache", ratioTo(gomemcache, perCall)}
 	redisColumn      = column{"redisdriver", ratioTo(redis, perCall)}
 
+	roundsColumn = column{"rounds", func(m measurement) string { return strconv.Itoa(len(m)) }}
+
 	singleColumns = []column{
+		roundsColumn,
 		oursColumn,
 		{"p50, µs", microsOf(p50)},
 		{"p99, µs", microsOf(p99)},
@@ -36,6 +39,7 @@ var (
 		{hand.name, ratioTo(hand, perCall)},
 	}
 	batchColumns = []column{
+		roundsColumn,
 		oursColumn,
 		{loop.name, ratioTo(loop, perCall)},
 		gomemcacheColumn,
@@ -205,7 +209,7 @@ their value from the healthy server, and before and after from both.
 ## How it was measured
 
 - Every client connected anew %d times for each work. In each round the order was
-  drawn anew. A client of a work with a figure had %v in all, of another %v; one
+  drawn anew. Each client had %v for a work with a figure and %v for another; one
   whose single call takes longer than a turn had fewer rounds.
 - Values have 100 bytes, and every key that is read is there.
 - Clients are set up for the callers they have: gomemcache and grafana's fork keep
@@ -220,8 +224,8 @@ their value from the healthy server, and before and after from both.
 - memcached has one thread unless it says `+"`-t 4`"+`, so that all clients meet the
   same one. *+0.5 ms*: TCP proxies in a process of their own hold every request back
   for %v; their own work comes on top.
-- CPU is the user's and the system's, from getrusage and /proc/PID/task/*/schedstat.
-  It is told on Linux alone.
+- CPU is the user's and the system's, of this process by getrusage and of the
+  servers, not the proxies, from /proc/PID/task/*/schedstat: on Linux alone.
 `, sittings, p.share, p.share/2, redisPool, setters, addedRoundTrip)
 	return b.Bytes()
 }
