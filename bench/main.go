@@ -27,7 +27,7 @@ type plan struct {
 
 var (
 	full  = plan{share: 1600 * time.Millisecond, freeze: freeze{2, 10, 3}}
-	quick = plan{onlyFigures: true, share: 600 * time.Millisecond, freeze: freeze{1, 3, 1}}
+	quick = plan{onlyFigures: true, share: 500 * time.Millisecond, freeze: freeze{1, 3, 1}}
 )
 
 // results are all that was measured.
