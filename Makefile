@@ -33,8 +33,7 @@ check: ## gofmt, go vet, staticcheck, go mod tidy: nothing to complain of
 vulncheck: ## known vulnerabilities in what is used (asks vuln.go.dev)
 	@$(call each,govulncheck,go run $(GOVULNCHECK) ./...)
 
-bench: ## benchmarks: against bare gomemcache and by hand on a socket
-	@sh $(SCRIPTS)/test-env.sh go test -run '^$$' -bench . -benchmem .
+bench: ## benchmarks beside other clients: docs/benchmarks.md, 8 minutes
 	@cd bench && sh setup.sh && sh $(SCRIPTS)/test-env.sh go run . -write ../docs
 
 soak: ## the soak tests, for MEMCACHED_SOAK each (10m)

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"net"
 
 	"github.com/bradfitz/gomemcache/memcache"
@@ -18,9 +17,9 @@ type byHand struct {
 	conns []net.Conn
 }
 
-func openByHand(addrs []string) (client, error) {
-	c := &byHand{addrs: addrs}
-	return c, c.pick.SetServers(addrs...)
+func openByHand(s setting) (client, error) {
+	c := &byHand{addrs: s.addrs}
+	return c, c.pick.SetServers(s.addrs...)
 }
 
 func (c *byHand) close() {
@@ -49,7 +48,11 @@ func (c *byHand) prepare(o op, keys []string) func() error {
 		var requests []request
 		conns := make(map[string]net.Conn)
 		for _, key := range keys {
-			requests = append(requests, c.requests(o, []string{key}, conns)...)
+			of, err := c.requests(o, []string{key}, conns)
+			if err != nil {
+				return func() error { return err }
+			}
+			requests = append(requests, of...)
 		}
 		next := 0
 		return func() error {
@@ -61,7 +64,10 @@ func (c *byHand) prepare(o op, keys []string) func() error {
 			return r.read(buf)
 		}
 	}
-	requests := c.requests(o, keys, make(map[string]net.Conn))
+	requests, err := c.requests(o, keys, make(map[string]net.Conn))
+	if err != nil {
+		return func() error { return err }
+	}
 	return func() error {
 		for _, r := range requests {
 			if len(r.bytes) > inlineWrite {
@@ -93,32 +99,30 @@ func (r request) read(buf []byte) error {
 	return nil
 }
 
-// requests builds the bytes for each server.
-func (c *byHand) requests(o op, keys []string, conns map[string]net.Conn) []request {
+// requests builds the bytes for each server, and connects to it if it is not in
+// conns.
+func (c *byHand) requests(o op, keys []string, conns map[string]net.Conn) (requests []request, err error) {
 	byAddr := make(map[string][]string)
 	for _, key := range keys {
 		addr, err := c.pick.PickServer(key)
 		if err != nil {
-			panic(err)
+			return nil, err
 		}
 		byAddr[addr.String()] = append(byAddr[addr.String()], key)
 	}
-	var requests []request
 	for _, addr := range c.addrs {
 		if len(byAddr[addr]) == 0 {
 			continue
 		}
 		if conns[addr] == nil {
-			nc, err := net.Dial("tcp", addr)
-			if err != nil {
-				nc = brokenConn{err: err}
+			if conns[addr], err = net.Dial("tcp", addr); err != nil {
+				return nil, err
 			}
-			conns[addr] = nc
-			c.conns = append(c.conns, nc)
+			c.conns = append(c.conns, conns[addr])
 		}
 		requests = append(requests, build(o, byAddr[addr], conns[addr]))
 	}
-	return requests
+	return requests, nil
 }
 
 func build(o op, keys []string, nc net.Conn) request {
@@ -155,15 +159,3 @@ func build(o op, keys []string, nc net.Conn) request {
 	}
 	return request{nc, out.Bytes(), in.Bytes()}
 }
-
-// brokenConn gives the error of its dial to whoever uses it.
-type brokenConn struct {
-	net.Conn
-	err error
-}
-
-func (c brokenConn) Write([]byte) (int, error) { return 0, c.err }
-func (c brokenConn) Read([]byte) (int, error)  { return 0, c.err }
-func (c brokenConn) Close() error              { return nil }
-
-var _ io.Writer = brokenConn{}

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -30,121 +32,88 @@ const (
 // value is what every key has.
 var value = []byte(strings.Repeat("0123456789", 10))
 
-const (
-	timeout  = 3 * time.Second
-	maxConns = 256 // idle connections of the clients that are tuned, as many as the goroutines
+// setters is how many goroutines a tuned client without batches sets or deletes
+// by.
+const setters = 32
 
-	// setters is how many goroutines a tuned client without batches sets or
-	// deletes by.
-	setters = 32
-)
+// redisPool is the largest pool of redisdriver's: with more connections it was no
+// quicker.
+const redisPool = 64
 
 // client is one way to do the work.
 type client interface {
-	// prepare returns a function for one goroutine that does o once: get and set
+	// prepare returns a function for one caller that does o once: get and set
 	// with one of keys after the other, the others with all of them. It fails if
 	// a key is not there that should be.
 	prepare(o op, keys []string) func() error
 	close()
 }
 
-// contestant is a column of the table.
-type contestant struct {
-	name    string
-	redis   bool // its server is Redis, and there is one of it
-	servers int  // if not as many as the work says
-	open    func(addrs []string) (client, error)
+// setting is what a client is opened with.
+type setting struct {
+	addrs   []string
+	tls     *tls.Config // nil: none
+	callers int         // at the same time
+	timeout time.Duration
 }
 
+// contestant is a client that takes turns with the others.
+type contestant struct {
+	name  string
+	redis bool // its server is Redis
+	open  func(setting) (client, error)
+}
+
+// Each is set up as its users would for that many callers.
 var (
-	ours        = contestant{name: "memcacheddriver", open: openOurs(context.Background())}
-	cancellable = contestant{name: "memcacheddriver, cancellable context", open: openCancellable}
-	bare        = contestant{name: "gomemcache", open: openBare(0, 1)}
-	tuned       = contestant{name: "gomemcache, tuned", open: openBare(maxConns, setters)}
-	fork        = contestant{name: "grafana/gomemcache, tuned", open: openGrafana}
-	redisGrove  = contestant{name: "redisdriver", redis: true, open: openRedis}
+	ours        = contestant{name: "memcacheddriver", open: openOurs(false)}
+	cancellable = contestant{name: "memcacheddriver, cancellable context", open: openOurs(true)}
+	loop        = contestant{name: "gomemcache, in a loop", open: openGomemcache(1)}
+	gomemcache  = contestant{name: "gomemcache", open: openGomemcache(setters)}
+	fork        = contestant{name: "grafana/gomemcache", open: openGrafana}
+	redis       = contestant{name: "redisdriver", redis: true, open: openRedis}
 	hand        = contestant{name: "by hand", open: openByHand}
 )
 
-// groveDriver is what a driver of Grove's does.
-type groveDriver interface {
-	driver.Driver
-	driver.BatchDriver
+// library is a client with a function for each call.
+type library struct {
+	get                  func(key string) ([]byte, error)
+	set                  func(key string, value []byte) error
+	mset                 func(keys []string) func() error
+	mget, delete, exists func(keys []string) (int, error)
+	stop                 func()
 }
 
-// grove is a client of Grove's, this driver or another one.
-type grove struct {
-	db     groveDriver
-	ctx    context.Context
-	cancel context.CancelFunc
-}
+func (c library) close() { c.stop() }
 
-func openOurs(ctx context.Context) func([]string) (client, error) {
-	return func(addrs []string) (client, error) {
-		db := memcacheddriver.New()
-		err := db.Open(ctx, strings.Join(addrs, ","),
-			memcacheddriver.WithTimeout(timeout), memcacheddriver.WithMaxIdleConns(maxConns))
-		return grove{db, ctx, func() {}}, err
-	}
-}
-
-func openCancellable(addrs []string) (client, error) {
-	ctx, cancel := context.WithCancel(context.Background())
-	c, err := openOurs(ctx)(addrs)
-	g := c.(grove)
-	g.cancel = cancel
-	return g, err
-}
-
-func openRedis(addrs []string) (client, error) {
-	db := redisdriver.New()
-	err := db.Open(context.Background(), "redis://"+addrs[0]+"/0",
-		driver.WithReadTimeout(timeout), driver.WithWriteTimeout(timeout), driver.WithPoolSize(maxConns))
-	return grove{db, context.Background(), func() {}}, err
-}
-
-func (c grove) close() {
-	c.cancel()
-	c.db.Close()
-}
-
-func (c grove) prepare(o op, keys []string) func() error {
+func (c library) prepare(o op, keys []string) func() error {
 	next := 0
-	pairs := pairsOf(keys)
-	return map[op]func() error{
-		opGet: func() error {
-			next++
-			v, err := c.db.Get(c.ctx, keys[next%len(keys)])
-			return expect(len(v), len(value), err)
-		},
-		opSet: func() error {
-			next++
-			return c.db.Set(c.ctx, keys[next%len(keys)], value, 0)
-		},
-		opMGet: func() error {
-			values, err := c.db.MGet(c.ctx, keys)
-			return expect(len(values), len(keys), err)
-		},
-		opMSet: func() error {
-			return c.db.MSet(c.ctx, pairs, 0)
-		},
-		opDelete: func() error {
-			n, err := c.db.Delete(c.ctx, keys...)
-			return expect(int(n), len(keys), err)
-		},
-		opExists: func() error {
-			n, err := c.db.Exists(c.ctx, keys...)
-			return expect(int(n), len(keys), err)
-		},
-	}[o]
-}
-
-func pairsOf(keys []string) map[string][]byte {
-	pairs := make(map[string][]byte, len(keys))
-	for _, key := range keys {
-		pairs[key] = value
+	counted := func(call func([]string) (int, error)) func() error {
+		return func() error {
+			n, err := call(keys)
+			return expect(n, len(keys), err)
+		}
 	}
-	return pairs
+	switch o {
+	case opGet:
+		return func() error {
+			next++
+			v, err := c.get(keys[next%len(keys)])
+			return expect(len(v), len(value), err)
+		}
+	case opSet:
+		return func() error {
+			next++
+			return c.set(keys[next%len(keys)], value)
+		}
+	case opMSet:
+		return c.mset(keys)
+	case opMGet:
+		return counted(c.mget)
+	case opDelete:
+		return counted(c.delete)
+	}
+	return counted(c.exists)
 }
 
 func expect(got, want int, err error) error {
@@ -154,103 +123,145 @@ func expect(got, want int, err error) error {
 	return err
 }
 
+func openOurs(cancellable bool) func(setting) (client, error) {
+	return func(s setting) (client, error) {
+		ctx, cancel := context.Background(), func() {}
+		if cancellable {
+			ctx, cancel = context.WithCancel(ctx)
+		}
+		db := memcacheddriver.New()
+		opts := []driver.Option{memcacheddriver.WithTimeout(s.timeout), memcacheddriver.WithMaxIdleConns(s.callers)}
+		if s.tls != nil {
+			opts = append(opts, driver.WithTLSConfig(s.tls))
+		}
+		err := db.Open(context.Background(), strings.Join(s.addrs, ","), opts...)
+		return grove(ctx, cancel, db), err
+	}
+}
+
+func openRedis(s setting) (client, error) {
+	db := redisdriver.New()
+	err := db.Open(context.Background(), "redis://"+s.addrs[0]+"/0",
+		driver.WithReadTimeout(s.timeout), driver.WithWriteTimeout(s.timeout), driver.WithPoolSize(min(s.callers, redisPool)))
+	return grove(context.Background(), func() {}, db), err
+}
+
+// groveDriver is what a driver of Grove's does.
+type groveDriver interface {
+	driver.Driver
+	driver.BatchDriver
+}
+
+func grove(ctx context.Context, cancel func(), db groveDriver) library {
+	return library{
+		get: func(key string) ([]byte, error) { return db.Get(ctx, key) },
+		set: func(key string, value []byte) error { return db.Set(ctx, key, value, 0) },
+		mset: func(keys []string) func() error {
+			pairs := make(map[string][]byte, len(keys))
+			for _, key := range keys {
+				pairs[key] = value
+			}
+			return func() error { return db.MSet(ctx, pairs, 0) }
+		},
+		mget: func(keys []string) (int, error) {
+			values, err := db.MGet(ctx, keys)
+			return len(values), err
+		},
+		delete: func(keys []string) (int, error) {
+			n, err := db.Delete(ctx, keys...)
+			return int(n), err
+		},
+		exists: func(keys []string) (int, error) {
+			n, err := db.Exists(ctx, keys...)
+			return int(n), err
+		},
+		stop: func() { cancel(); db.Close() },
+	}
+}
+
+func openGomemcache(goroutines int) func(setting) (client, error) {
+	return func(s setting) (client, error) {
+		c := memcache.New(s.addrs...)
+		c.Timeout = s.timeout
+		c.MaxIdleConns = max(s.callers, goroutines)
+		if s.tls != nil {
+			c.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				return (&tls.Dialer{Config: s.tls}).DialContext(ctx, network, addr)
+			}
+		}
+		get := func(key string) ([]byte, error) {
+			it, err := c.Get(key)
+			if err != nil {
+				return nil, err
+			}
+			return it.Value, nil
+		}
+		set := func(key string, value []byte) error { return c.Set(&memcache.Item{Key: key, Value: value}) }
+		mget := func(keys []string) (int, error) {
+			items, err := c.GetMulti(keys)
+			return len(items), err
+		}
+		return native(get, set, c.Delete, mget, func() { c.Close() }, goroutines), nil
+	}
+}
+
+func openGrafana(s setting) (client, error) {
+	c := grafana.New(s.addrs...)
+	c.Timeout = s.timeout
+	c.ConnectTimeout = s.timeout
+	c.MaxIdleConns = max(s.callers, setters)
+	c.MinIdleConnsHeadroomPercentage = -1
+	get := func(key string) ([]byte, error) {
+		it, err := c.Get(key)
+		if err != nil {
+			return nil, err
+		}
+		return it.Value, nil
+	}
+	set := func(key string, value []byte) error { return c.Set(&grafana.Item{Key: key, Value: value}) }
+	mget := func(keys []string) (int, error) {
+		items, err := c.GetMulti(context.Background(), keys)
+		return len(items), err
+	}
+	return native(get, set, c.Delete, mget, c.Close, setters), nil
+}
+
 // native is gomemcache or its fork. Neither has MSet, Exists or a multi-key
 // Delete, so that these are what a caller would write: a loop, by several
 // goroutines where it is tuned, and a GetMulti that is counted.
-type native struct {
-	get, set, delete func(key string) error
-	getMulti         func(keys []string) (int, error)
-	stop             func()
-	goroutines       int
-}
-
-func openBare(maxIdleConns, goroutines int) func([]string) (client, error) {
-	return func(addrs []string) (client, error) {
-		c := memcache.New(addrs...)
-		c.Timeout = timeout
-		c.MaxIdleConns = maxIdleConns
-		return native{
-			get: func(key string) error {
-				it, err := c.Get(key)
-				if err != nil {
-					return err
-				}
-				return expect(len(it.Value), len(value), nil)
-			},
-			set:    func(key string) error { return c.Set(&memcache.Item{Key: key, Value: value}) },
-			delete: c.Delete,
-			getMulti: func(keys []string) (int, error) {
-				items, err := c.GetMulti(keys)
-				return len(items), err
-			},
-			stop:       func() { c.Close() },
-			goroutines: goroutines,
-		}, nil
+func native(get func(string) ([]byte, error), set func(string, []byte) error, remove func(string) error,
+	mget func([]string) (int, error), stop func(), goroutines int) library {
+	return library{
+		get: get,
+		set: set,
+		mset: func(keys []string) func() error {
+			return func() error {
+				return each(goroutines, keys, func(key string) error { return set(key, value) })
+			}
+		},
+		mget:   mget,
+		delete: func(keys []string) (int, error) { return len(keys), each(goroutines, keys, remove) },
+		exists: mget,
+		stop:   stop,
 	}
 }
 
-func openGrafana(addrs []string) (client, error) {
-	c := grafana.New(addrs...)
-	c.Timeout = timeout
-	c.ConnectTimeout = timeout
-	c.MaxIdleConns = maxConns
-	c.MinIdleConnsHeadroomPercentage = -1
-	return native{
-		get: func(key string) error {
-			it, err := c.Get(key)
-			if err != nil {
-				return err
-			}
-			return expect(len(it.Value), len(value), nil)
-		},
-		set:    func(key string) error { return c.Set(&grafana.Item{Key: key, Value: value}) },
-		delete: c.Delete,
-		getMulti: func(keys []string) (int, error) {
-			items, err := c.GetMulti(context.Background(), keys)
-			return len(items), err
-		},
-		stop:       c.Close,
-		goroutines: setters,
-	}, nil
-}
-
-func (c native) close() { c.stop() }
-
-func (c native) prepare(o op, keys []string) func() error {
-	next := 0
-	multi := func() error {
-		n, err := c.getMulti(keys)
-		return expect(n, len(keys), err)
-	}
-	return map[op]func() error{
-		opGet:    func() error { next++; return c.get(keys[next%len(keys)]) },
-		opSet:    func() error { next++; return c.set(keys[next%len(keys)]) },
-		opMSet:   func() error { return c.each(keys, c.set) },
-		opDelete: func() error { return c.each(keys, c.delete) },
-		opMGet:   multi,
-		opExists: multi,
-	}[o]
-}
-
-// each calls fn for all keys.
-func (c native) each(keys []string, fn func(string) error) error {
-	n := min(c.goroutines, len(keys))
-	if n == 1 {
-		for _, key := range keys {
-			if err := fn(key); err != nil {
-				return err
-			}
+// each calls fn for all keys, by so many goroutines.
+func each(goroutines int, keys []string, fn func(string) error) error {
+	n := min(goroutines, len(keys))
+	errs := make([]error, n)
+	some := func(g int) {
+		for i := g; i < len(keys) && errs[g] == nil; i += n {
+			errs[g] = fn(keys[i])
 		}
-		return nil
+	}
+	if n == 1 {
+		some(0)
+		return errs[0]
 	}
 	var wg sync.WaitGroup
-	errs := make([]error, n)
 	for g := range n {
-		wg.Go(func() {
-			for i := g; i < len(keys) && errs[g] == nil; i += n {
-				errs[g] = fn(keys[i])
-			}
-		})
+		wg.Go(func() { some(g) })
 	}
 	wg.Wait()
 	return errors.Join(errs...)

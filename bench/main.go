@@ -1,55 +1,41 @@
 // Command bench measures memcacheddriver beside other clients, in turns and on
-// servers of its own, and prints one Markdown table and whether the driver's
+// servers of its own, and prints tables in Markdown and whether the driver's
 // figures hold:
 //
-//	go run . [-quick] [-write] [-check]
+//	go run . [-quick] [-check] [-write DIRECTORY]
 //
-// "make bench" runs it; setup.sh installs the servers where they are missing.
+// "make bench" runs it; setup.sh installs the servers where they are missing. CPU
+// is told on Linux alone.
 package main
 
 import (
-	"bytes"
 	"flag"
 	"fmt"
-	"io"
 	"log"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
-// addedRoundTrip is what the delaying proxies add.
-const addedRoundTrip = 500 * time.Microsecond
-
-// plan is how long to measure. A round is one turn of one client; rounds are
-// short, so that what else the machine does spoils few of them, and the median
-// none.
+// plan is how long to measure.
 type plan struct {
-	quick        bool
-	rounds       int // of the table
-	figureRounds int
-	budget       time.Duration // after which a slow client has no more rounds of a row
+	onlyFigures bool
+	share       time.Duration // of each client, for a work that has figures; half of it for another
+	freeze      freeze
 }
 
-const round = 5 * time.Millisecond
-
-// With many goroutines a round must be longer, and there are fewer.
-const (
-	manyRound = 40 * time.Millisecond
-	manyTimes = 6 // how many rounds one of these stands for
-)
-
 var (
-	full      = plan{rounds: 36, figureRounds: 400, budget: time.Second}
-	quickPlan = plan{quick: true, rounds: 12, figureRounds: 120, budget: 200 * time.Millisecond}
+	full  = plan{share: 1600 * time.Millisecond, freeze: freeze{2, 10, 3}}
+	quick = plan{onlyFigures: true, share: 500 * time.Millisecond, freeze: freeze{1, 3, 1}}
 )
 
-// of returns how many rounds a work has, and how long they are.
-func (w work) of(rounds int) (int, time.Duration) {
-	if w.goroutines > 1 {
-		return max(rounds/manyTimes, 3), manyRound
-	}
-	return rounds, round
+// results are all that was measured.
+type results struct {
+	works       map[work]measurement
+	storms      map[string]map[string]tally // by the storm's title and the client's name
+	frozen      map[string][]tally          // by the client's name; one for each second
+	allocations map[work]float64
 }
 
 func main() {
@@ -59,60 +45,109 @@ func main() {
 		}
 		return
 	}
-	short := flag.Bool("quick", false, "one server without added round trip, fewer rounds: under a minute")
+	short := flag.Bool("quick", false, "only what the figures need, and less often: a minute and a half")
 	check := flag.Bool("check", false, "exit with 1 if a figure does not hold")
-	only := flag.Bool("figures", false, "only the figures, without the table")
-	write := flag.String("write", "", "write benchmarks.md and batch.svg to this `directory`, and the README beside it, as well")
+	dir := flag.String("write", "", "write benchmarks.md and the pictures to this `directory`, and the README beside it, as well")
 	flag.Parse()
-
 	p := full
 	if *short {
-		p = quickPlan
+		p = quick
+		if *dir != "" {
+			log.Fatal("-write needs all that is measured without -quick")
+		}
 	}
-	failed, err := run(p, *only, *write)
+	failed, err := run(p, *dir)
 	if err != nil {
 		log.Fatal(err)
 	}
-	if failed > 0 {
-		fmt.Fprintf(os.Stderr, "%d figures do not hold\n", failed)
-		if *check {
-			os.Exit(1)
-		}
+	if failed > 0 && *check {
+		os.Exit(1)
 	}
 }
 
-func run(p plan, onlyFigures bool, dir string) (failed int, err error) {
-	s, err := startServers(3, addedRoundTrip)
+func run(p plan, dir string) (failed int, err error) {
+	s, err := startServers()
 	if err != nil {
 		return 0, err
 	}
 	defer s.stop()
-
-	var file bytes.Buffer
-	out := io.MultiWriter(os.Stdout, &file)
-	if failed, err = s.writeFigures(out, p); err != nil || onlyFigures {
+	r, err := s.results(p)
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range r.figures() {
+		if !f.held() {
+			failed++
+		}
+	}
+	report := r.report(p, s.versions)
+	os.Stdout.Write(report)
+	if dir == "" {
+		return failed, nil
+	}
+	if err := os.WriteFile(filepath.Join(dir, "benchmarks.md"), report, 0o644); err != nil {
 		return failed, err
 	}
-	results, err := s.writeTable(out, p)
-	if err != nil || dir == "" {
+	if err := r.draw(p, dir); err != nil {
 		return failed, err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "benchmarks.md"), file.Bytes(), 0o644); err != nil {
-		return failed, err
-	}
-	if err := updateReadme(filepath.Join(dir, "..", "README.md"), file.Bytes()); err != nil {
-		return failed, err
-	}
-	return failed, plotBatches(results, filepath.Join(dir, "batch.svg"))
+	return failed, r.updateReadme(filepath.Join(dir, "..", "README.md"))
 }
 
-// title names a work in a table.
-func (w work) title() string {
-	if w.batch() {
-		return fmt.Sprintf("%s of %s", w.op, thousands(w.keys))
+// results measures everything, each once.
+func (s *servers) results(p plan) (*results, error) {
+	r := &results{
+		works:       make(map[work]measurement),
+		storms:      make(map[string]map[string]tally),
+		frozen:      make(map[string][]tally),
+		allocations: make(map[work]float64),
 	}
-	if w.goroutines == 1 {
-		return fmt.Sprintf("%s, 1 goroutine", w.op)
+	var err error
+	for _, w := range works() {
+		contestants, share, promised := w.contestants(), p.share, w.promised()
+		if len(promised) == 0 {
+			share /= 2
+		}
+		if p.onlyFigures {
+			contestants = slices.DeleteFunc(contestants, func(c contestant) bool { return !promised[c.name] })
+		}
+		if len(contestants) == 0 {
+			continue
+		}
+		progress(w.title())
+		if r.works[w], err = s.measure(w, contestants, share); err != nil {
+			return nil, err
+		}
 	}
-	return fmt.Sprintf("%s, %d goroutines", w.op, w.goroutines)
+	for _, a := range allocationBounds {
+		if r.allocations[a.work], err = s.allocated(a.work); err != nil {
+			return nil, err
+		}
+	}
+	for _, st := range storms {
+		r.storms[st.title] = make(map[string]tally)
+		for _, c := range stormClients {
+			progress(st.title + ": " + c.name)
+			if r.storms[st.title][c.name], err = s.weather(st, c); err != nil {
+				return nil, fmt.Errorf("%s, %s: %w", st.title, c.name, err)
+			}
+			if err := r.storms[st.title][c.name].err; err != nil {
+				progress("its first other error: " + err.Error())
+			}
+		}
+	}
+	for _, c := range stormClients {
+		progress("a frozen server: " + c.name)
+		if r.frozen[c.name], err = s.frozen(p.freeze, c); err != nil {
+			return nil, fmt.Errorf("a frozen server, %s: %w", c.name, err)
+		}
+	}
+	return r, nil
+}
+
+var started = time.Now()
+
+// progress says what comes next.
+func progress(what string) {
+	fmt.Fprintf(os.Stderr, "%4.0f s  %s\n", time.Since(started).Seconds(), what)
 }

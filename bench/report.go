@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"math"
@@ -10,169 +11,246 @@ import (
 	"time"
 )
 
-// columns of the table.
-var columns = []contestant{ours, cancellable, bare, tuned, fork, redisGrove, hand}
-
-// result is a row: the median of each column, 0 where it was not measured.
-type result struct {
-	work  work
-	times []time.Duration
+// column of a table of works.
+type column struct {
+	title string
+	cell  func(measurement) string
 }
 
-// works are the rows of the table.
-func works(p plan) []work {
-	var all []work
-	delays, counts := []time.Duration{0, addedRoundTrip}, []int{1, 3}
-	if p.quick {
-		delays, counts = delays[:1], counts[:1]
+var (
+	oursColumn       = column{"memcacheddriver, µs", microsOf(perCall)}
+	gomemcacheColumn = column{"gomemcache", ratioTo(gomemcache, perCall)}
+	redisColumn      = column{"redisdriver", ratioTo(redis, perCall)}
+
+	roundsColumn = column{"rounds", func(m measurement) string { return strconv.Itoa(len(m)) }}
+
+	singleColumns = []column{
+		roundsColumn,
+		oursColumn,
+		{"p50, µs", microsOf(p50)},
+		{"p99, µs", microsOf(p99)},
+		{"CPU, µs", microsOf(cpu)},
+		gomemcacheColumn,
+		{"its p99", ratioTo(gomemcache, p99)},
+		{"its CPU", ratioTo(gomemcache, cpu)},
+		{fork.name, ratioTo(fork, perCall)},
+		redisColumn,
+		{"its p99", ratioTo(redis, p99)},
+		{hand.name, ratioTo(hand, perCall)},
 	}
-	for _, delay := range delays {
-		for _, servers := range counts {
-			for _, o := range []op{opGet, opSet} {
-				for _, goroutines := range []int{1, 8, 64, 256} {
-					all = append(all, work{op: o, goroutines: goroutines, servers: servers, delay: delay})
-				}
-			}
-			for _, o := range []op{opMGet, opMSet, opDelete, opExists} {
-				for _, keys := range batchSizes {
-					all = append(all, work{op: o, keys: keys, goroutines: 1, servers: servers, delay: delay})
-				}
-			}
+	batchColumns = []column{
+		roundsColumn,
+		oursColumn,
+		{loop.name, ratioTo(loop, perCall)},
+		gomemcacheColumn,
+		{fork.name, ratioTo(fork, perCall)},
+		redisColumn,
+		{hand.name, ratioTo(hand, perCall)},
+	}
+	readmeColumns = []column{oursColumn, gomemcacheColumn, redisColumn}
+)
+
+func microsOf(value metric) func(measurement) string {
+	return func(m measurement) string { return microsText(m.of(ours, value)) }
+}
+
+// ratioTo is bold where the other has less in three rounds of four.
+func ratioTo(other contestant, value metric) func(measurement) string {
+	return func(m measurement) string {
+		s := m.ratio(ours, other, value)
+		if s.low > 1 {
+			return "**" + ratioText(s) + "**"
+		}
+		return ratioText(s)
+	}
+}
+
+// table writes the works that have been measured.
+func (r *results) table(w io.Writer, works []work, columns []column) {
+	titles := make([]string, len(columns))
+	for i, c := range columns {
+		titles[i] = c.title
+	}
+	fmt.Fprintf(w, "| Work | %s |\n| ---%s |\n", strings.Join(titles, " | "), strings.Repeat(" | ---:", len(columns)))
+	for _, work := range works {
+		fmt.Fprintf(w, "| %s", work.title())
+		for _, c := range columns {
+			fmt.Fprintf(w, " | %s", c.cell(r.works[work]))
+		}
+		fmt.Fprintln(w, " |")
+	}
+}
+
+func (r *results) report(p plan, versions []string) []byte {
+	var b bytes.Buffer
+	var singles, batches []work
+	for _, w := range works() {
+		switch {
+		case r.works[w] == nil: // not with -quick
+		case w.batch():
+			batches = append(batches, w)
+		default:
+			singles = append(singles, w)
 		}
 	}
-	return all
-}
-
-var batchSizes = []int{1, 10, 100, 1_000, 10_000}
-
-func (s *servers) writeFigures(w io.Writer, p plan) (failed int, err error) {
-	fmt.Fprintf(w, `# Benchmarks
+	held := 0
+	figures := r.figures()
+	for _, f := range figures {
+		if f.held() {
+			held++
+		}
+	}
+	fmt.Fprintf(&b, `# Benchmarks
 
 Made by "make bench" with %s on %s/%s, %d cores, %s.
 All servers and clients were on that one machine, on the loopback interface.
 
+The clients took turns of %v to %v; a round is one turn of each. A number is the
+median of the rounds, and behind it in brackets are their quartiles: half the
+rounds lie between. **A ratio is memcacheddriver's number divided by the other
+client's in the same round**; below 1 memcacheddriver has less of it. Each work was
+measured once, and has the same numbers wherever it is shown.
+
 ## Figures
 
-Ratios of times: medians of rounds in which both sides were measured one right
-after the other. *tuned* and *by hand* are explained below the second table.
+What was promised, and whether it holds, by the median: %d of %d do.
 
-`, runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), strings.Join(s.versions, ", "))
-	return s.checkFigures(w, p)
-}
+| Work | Of | Against | Measured | At most | |
+| --- | --- | --- | ---: | ---: | --- |
+`, runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), strings.Join(versions, ", "),
+		work{callers: 1}.turn(), work{callers: 1000}.turn(), held, len(figures))
+	for _, f := range figures {
+		verdict := "FAIL"
+		if f.held() {
+			verdict = "PASS"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", f.work, f.of, f.against, f.measured,
+			strconv.FormatFloat(f.bound, 'f', -1, 64), verdict)
+	}
 
-func (s *servers) writeTable(w io.Writer, p plan) ([]result, error) {
-	fmt.Fprintf(w, `
-## Times
+	fmt.Fprint(&b, `
+## One key
 
-Microseconds per call; in brackets how many times as long as memcacheddriver it
-takes. With several goroutines it is the time from one call's end to the next
-one's, of whichever goroutine. Values have 100 bytes, and every key is there.
+![Time per call, and the 99th percentile, against the number of callers](callers.svg)
+
+First memcacheddriver's own numbers: the time from one call's end to the next
+one's, of whichever caller; the percentiles of what a call takes its caller; and the
+CPU per call, of client and server together. Then the ratios to the others' times,
+and to their p99 and CPU. **Bold**: the other one is better in three rounds of four,
+Redis too.
 
 `)
-	header := []string{"Work", "Servers", "RTT"}
-	for _, c := range columns {
-		header = append(header, c.name)
-	}
-	fmt.Fprintf(w, "| %s |\n| --- | ---: | ---:%s |\n", strings.Join(header, " | "), strings.Repeat(" | ---:", len(columns)))
-	var results []result
-	for _, work := range works(p) {
-		r, err := s.measure(work, p)
-		if err != nil {
-			return nil, err
-		}
-		results = append(results, r)
-		cells := []string{work.title(), strconv.Itoa(work.servers), rtt(work.delay)}
-		for i := range columns {
-			cells = append(cells, r.cell(i))
-		}
-		fmt.Fprintf(w, "| %s |\n", strings.Join(cells, " | "))
-	}
-	fmt.Fprintf(w, `
-- *tuned*: %d idle connections; where it has no batch, %d goroutines share the
-  keys. *gomemcache* as it comes keeps 2 idle connections, and sets and deletes
-  in a loop. For Exists, both count what GetMulti returns.
-- memcached has one thread (-t 1), like Redis, so that all clients meet the same
-  one; all else of both servers is as they come, but that Redis saves nothing.
-- memcacheddriver and redisdriver keep %d idle connections, too.
-- *redisdriver*: Grove's driver for Redis, v1.5.1, on one Redis server.
-- *by hand*: requests built beforehand, written at once, replies read and not
-  parsed, a socket for each server and goroutine: the floor.
-- *RTT*: what was added to the round trip, by TCP proxies in a process of their
-  own that hold every request back for %v; their own work comes on top.
-- Clients took turns, %d rounds of %v each (with several goroutines %d of %v), at
-  least one call a round; a time is the median of its rounds. A client that is
-  slow had fewer: no more began after %v.
-`, maxConns, setters, maxConns, addedRoundTrip, p.rounds, round, max(p.rounds/manyTimes, 3), manyRound, p.budget)
-	return results, nil
-}
+	r.table(&b, singles, singleColumns)
+	fmt.Fprint(&b, `
+## Batches
 
-// measure makes a row.
-func (s *servers) measure(w work, p plan) (result, error) {
-	res := result{work: w, times: make([]time.Duration, len(columns))}
-	runners := make([]*runner, len(columns))
-	defer func() {
-		for _, r := range runners {
-			if r != nil {
-				r.close()
+![Time against batch size, for each client](batch.svg)
+
+memcacheddriver's time for a call with so many keys, and the ratios to the others'
+times. **Bold**: the other one is quicker.
+
+`)
+	r.table(&b, batches, batchColumns)
+
+	fmt.Fprint(&b, `
+## Many callers at once
+
+On a memcached of its own with the 1,024 connections that it comes with; no socket
+is open when it begins. Even calls are Gets of a caller's own key, odd ones Sets of
+it, and what is read is compared.
+
+| | Client | Answered | `+"`ErrServerDown`"+` | Timeouts | Other errors | Wrong values | Slowest, ms | Sockets at a time | Connections made |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+`)
+	for _, st := range storms {
+		for _, c := range stormClients {
+			t := r.storms[st.title][c.name]
+			fmt.Fprintf(&b, "| %s | %s", st.title, c.name)
+			for _, n := range []int{t.answered, t.refused, t.timeouts, t.failed, t.wrong, int(t.slowest / time.Millisecond), t.sockets, t.made} {
+				fmt.Fprintf(&b, " | %s", thousands(n))
+			}
+			fmt.Fprintln(&b, " |")
+		}
+	}
+	f := p.freeze
+	fmt.Fprintf(&b, `
+## A frozen server
+
+![Calls answered in each second, and the slowest of it, while one of two servers is frozen](frozen.svg)
+
+%d callers read keys of two servers, as fast as they can; one of them is frozen for
+%d s (SIGSTOP). Both clients have a timeout of %v. Calls that are answered have
+their value from the healthy server, and before and after from both.
+
+| Client | Answered per s before | while frozen | in the last second | `+"`ErrServerDown`"+` while frozen | Timeouts | Other errors | Slowest, ms |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+`, freezeCallers, f.frozen, shortTimeout)
+	for _, c := range stormClients {
+		seconds := r.frozen[c.name]
+		var before, during, all tally
+		for i, t := range seconds {
+			all.add(t)
+			switch {
+			case i < f.before:
+				before.add(t)
+			case i < f.before+f.frozen:
+				during.add(t)
 			}
 		}
-	}()
-	for i, c := range columns {
-		switch {
-		case c.redis && w.servers > 1:
-			continue // spread over several, it would be another product: Redis Cluster
-		case c.name == cancellable.name && w.batch():
-			continue // once per call, not per key
+		fmt.Fprintf(&b, "| %s", c.name)
+		for _, n := range []int{before.answered / f.before, during.answered / f.frozen, seconds[len(seconds)-1].answered,
+			during.refused, all.timeouts, all.failed, int(all.slowest / time.Millisecond)} {
+			fmt.Fprintf(&b, " | %s", thousands(n))
 		}
-		r, err := s.ready(c, w)
-		if err != nil {
-			return res, fmt.Errorf("%s, %s: %w", w.title(), c.name, err)
-		}
-		runners[i] = r
+		fmt.Fprintln(&b, " |")
 	}
-	rounds, d := w.of(p.rounds)
-	times, err := compare(runners, rounds, d, p.budget)
-	if err != nil {
-		return res, fmt.Errorf("%s: %w", w.title(), err)
-	}
-	for i, t := range times {
-		if len(t) > 0 {
-			res.times[i] = median(t)
-		}
-	}
-	return res, nil
+
+	fmt.Fprintf(&b, `
+## How it was measured
+
+- Every client connected anew %d times for each work. In each round the order was
+  drawn anew. Each client had %v for a work with a figure and %v for another; one
+  whose single call takes longer than a turn had fewer rounds.
+- Values have 100 bytes, and every key that is read is there.
+- Clients are set up for the callers they have: gomemcache and grafana's fork keep
+  as many idle connections as there are callers, as memcacheddriver does, and
+  redisdriver has a pool of as many, up to %d: more made it no quicker. In a batch of
+  what they have no batch for, %d goroutines share the keys; "in a loop" is one. For
+  Exists they count what GetMulti returns.
+- *redisdriver*: Grove's driver for Redis, v1.5.1, on one Redis server that saves
+  nothing, and else is as it comes, with one thread for its commands.
+- *by hand*: requests built beforehand, written at once, replies read and not
+  parsed, a socket for each server and caller: the floor.
+- memcached has one thread unless it says `+"`-t 4`"+`, so that all clients meet the
+  same one. *+0.5 ms*: TCP proxies in a process of their own hold every request back
+  for %v; their own work comes on top.
+- CPU is the user's and the system's, of this process by getrusage and of the
+  servers, not the proxies, from /proc/PID/task/*/schedstat: on Linux alone.
+`, sittings, p.share, p.share/2, redisPool, setters, addedRoundTrip)
+	return b.Bytes()
 }
 
-func (r result) cell(i int) string {
-	t := r.times[i]
-	switch {
-	case t == 0:
+func microsText(s spread) string {
+	if math.IsNaN(s.median) {
 		return ""
-	case columns[i].name == ours.name:
-		return "**" + micros(t) + "**"
 	}
-	return fmt.Sprintf("%s (%s)", micros(t), significant(float64(t)/float64(r.times[0])))
+	return fmt.Sprintf("%s (%s–%s)", significant(s.median), significant(s.low), significant(s.high))
 }
 
-func rtt(d time.Duration) string {
-	if d == 0 {
-		return "0"
+func ratioText(s spread) string {
+	switch {
+	case math.IsNaN(s.median):
+		return ""
+	case s.median < 0.1:
+		return fmt.Sprintf("%.3f (%.3f–%.3f)", s.median, s.low, s.high)
 	}
-	return "+" + d.String()
-}
-
-func micros(d time.Duration) string {
-	us := float64(d) / 1e3
-	if us < 100 {
-		return significant(us)
-	}
-	return thousands(int(math.Round(us)))
+	return fmt.Sprintf("%.3f (%.2f–%.2f)", s.median, s.low, s.high)
 }
 
 // significant prints a number with at least two digits that matter.
 func significant(f float64) string {
 	switch {
-	case f >= 1000:
+	case f >= 100:
 		return thousands(int(math.Round(f)))
 	case f >= 10:
 		return fmt.Sprintf("%.0f", f)
