@@ -148,20 +148,58 @@ func TestMergedGetsThatAreRefusedAreAskedForOneByOne(t *testing.T) {
 
 func TestAReplyWithoutItsTokenIsNone(t *testing.T) {
 	t.Parallel()
-	for _, reply := range []string{"EN", "EN O999", "HD O1", "VA 1 O999\r\nx", "NF O1"} {
+	for _, reply := range []string{"EN O999", "HD O1", "VA 1 O999\r\nx", "VA 1\r\nx", "NF O1"} {
 		f := memcachedtest.StartFake(t, memcachedtest.Script{"mg": memcachedtest.Say(reply + "\r\n")})
 		l := open(t, 1, f.Addr())
 		_, _, err := l.Get(t.Context(), "key")
 		assert.ErrorIs(t, err, protocol.ErrUnexpected, reply)
 		memcachedtest.Eventually(t, func() bool { s := l.server.Stats(); return s.InUse == 0 && s.Idle == 0 }, "the connection is closed")
-		script := memcachedtest.Script{"mg": answer, "get": memcachedtest.Say(memcachedtest.Value("key", "value of key") + "END\r\n")}
-		if reply == "EN" { // a server without tokens is asked in the classic way from then on
-			script["mg"] = memcachedtest.Say("EN\r\n")
-		}
-		f.SetScript(script)
+		f.SetScript(memcachedtest.Script{"mg": answer})
 		assert.Equal(t, "value of key", l.mustGet(t, "key"), reply)
 		assert.Equal(t, pool.Up, l.server.Stats().State)
 	}
+}
+
+// An older memcached leaves the token out of a miss: until one had it.
+func TestAMissWithoutItsToken(t *testing.T) {
+	t.Parallel()
+	f := memcachedtest.StartFake(t, memcachedtest.Script{
+		"mg": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+			switch cmd.Args[0] {
+			case "absent":
+				c.Say("EN\r\n")
+			default:
+				answer(c, cmd)
+			}
+		},
+		"md": memcachedtest.Say("NF\r\n"),
+	})
+	l := open(t, 1, f.Addr())
+	for range 3 {
+		_, ok, err := l.Get(t.Context(), "absent")
+		require.NoError(t, err)
+		require.False(t, ok)
+		ok, err = l.Exists(t.Context(), "absent")
+		require.NoError(t, err)
+		require.False(t, ok)
+		ok, err = l.Delete(t.Context(), "absent")
+		require.NoError(t, err)
+		require.False(t, ok)
+		require.Equal(t, "value of key", l.mustGet(t, "key"))
+	}
+	assert.EqualValues(t, 1, l.server.Stats().Dials)
+	f.SetScript(memcachedtest.Script{"mg": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+		reply := "EN"
+		if cmd.Args[0] == "honest" {
+			reply += " " + token(cmd)
+		}
+		c.Say(reply + "\r\n")
+	}})
+	_, ok, err := l.Get(t.Context(), "honest")
+	require.NoError(t, err)
+	require.False(t, ok)
+	_, _, err = l.Get(t.Context(), "absent")
+	require.ErrorIs(t, err, protocol.ErrUnexpected)
 }
 
 func TestALargeValueIsFollowedByTheOthers(t *testing.T) {

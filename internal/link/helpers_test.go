@@ -42,6 +42,7 @@ func open(t testing.TB, n int, addr string, edit ...func(*pool.Config)) *links {
 		DialTimeout:  drivertest.Never,
 		WriteTimeout: drivertest.Never,
 		ReadTimeout:  drivertest.Never,
+		MaxOpen:      64,
 		MaxIdle:      4,
 		FailureLimit: 2,
 		RetryAfter:   drivertest.Never,

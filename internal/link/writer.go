@@ -7,12 +7,10 @@ import (
 	"time"
 
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
 )
 
 const (
-	// batchBytes is about how much is written at once.
-	batchBytes = 32 << 10
-
 	// overhead is what a request has beside its key and its value, at most.
 	overhead = 64
 
@@ -73,11 +71,13 @@ func (w *writer) take() bool {
 		l.dueSince = time.Now()
 	}
 	w.batch = w.batch[:0]
-	for size := 0; size < batchBytes && l.inFlight < maxRequests && l.queue.first != nil; l.inFlight++ {
+	for size := 0; l.inFlight < maxRequests && l.queue.first != nil; l.inFlight++ {
 		r := l.queue.first
+		if size += len(r.key) + len(r.set.Value) + overhead; size > protocol.MaxRecord && len(w.batch) > 0 {
+			break
+		}
 		l.queue.remove(r)
 		w.batch = append(w.batch, r)
-		size += len(r.key) + len(r.set.Value) + overhead
 	}
 	l.mu.Unlock()
 	w.encode()

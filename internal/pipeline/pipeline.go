@@ -36,11 +36,13 @@ const (
 
 const (
 	readBuffer = 32 << 10
-	flushAt    = 32 << 10
 
 	// copyLimit is up to which size a value is copied after its command; a
 	// larger one is written from where it is.
 	copyLimit = 8 << 10
+
+	// tail is how much of a larger one is written with its end.
+	tail = 1 << 10
 )
 
 // exchange is one request of many commands on a connection.
@@ -48,6 +50,7 @@ type exchange struct {
 	conn    *pool.Conn
 	r       *bufio.Reader
 	out     []byte
+	whole   int  // how much of out is whole commands
 	lines   int  // command lines in the request
 	oneLine bool // no data block in it, and no long line
 	values  bool // one has come
@@ -55,7 +58,7 @@ type exchange struct {
 }
 
 var exchanges = sync.Pool{New: func() any {
-	return &exchange{r: bufio.NewReaderSize(nil, readBuffer), out: make([]byte, 0, flushAt+copyLimit+512)}
+	return &exchange{r: bufio.NewReaderSize(nil, readBuffer), out: make([]byte, 0, protocol.MaxRecord+copyLimit+512)}
 }}
 
 // do runs fn as one request on c, which is dropped unless every reply was read,
@@ -88,7 +91,7 @@ func request(c *pool.Conn, fn func(*exchange) error) error {
 	x := exchanges.Get().(*exchange)
 	x.conn = c
 	x.r.Reset(c)
-	x.out = x.out[:0]
+	x.out, x.whole = x.out[:0], 0
 	x.lines, x.oneLine, x.values, x.refused = 0, true, false, false
 	err := fn(x)
 	switch {
@@ -206,39 +209,49 @@ func (x *exchange) line(parts ...string) error {
 	return nil
 }
 
-func (x *exchange) flush() error {
-	if len(x.out) == 0 {
+func (x *exchange) flush() error { return x.send(len(x.out)) }
+
+// send writes the first n bytes of out.
+func (x *exchange) send(n int) error {
+	if n == 0 {
 		return nil
 	}
-	if len(x.out) > protocol.MaxLine {
+	if n > protocol.MaxLine {
 		x.oneLine = false // who is to read more may split it
 	}
-	_, err := x.conn.Send(x.out)
-	x.out = x.out[:0]
+	_, err := x.conn.Send(x.out[:n])
+	x.out = x.out[:copy(x.out, x.out[n:])]
+	x.whole = 0
 	return err
 }
 
-// flushFull keeps x.out from growing.
+// flushFull comes after each command: it keeps what is written at once, of whole
+// commands, under a TLS record's length.
 func (x *exchange) flushFull() error {
-	if len(x.out) < flushAt {
-		return nil
+	if len(x.out) > protocol.MaxRecord {
+		if err := x.send(x.whole); err != nil {
+			return err
+		}
 	}
-	return x.flush()
+	x.whole = len(x.out)
+	return nil
 }
 
 // data appends a data block.
 func (x *exchange) data(value []byte) error {
 	x.oneLine = false
 	if len(value) <= copyLimit {
-		x.out = append(x.out, value...)
-	} else {
-		if err := x.flush(); err != nil {
-			return err
-		}
-		if _, err := x.conn.Send(value); err != nil {
-			return err
-		}
+		x.out = append(append(x.out, value...), "\r\n"...)
+		return nil
 	}
-	x.out = append(x.out, "\r\n"...)
-	return nil
+	if err := x.flush(); err != nil {
+		return err
+	}
+	// Its end goes with its last bytes, and nothing behind it (protocol.MaxRecord).
+	end := len(value) - tail
+	if _, err := x.conn.Send(value[:end]); err != nil {
+		return err
+	}
+	x.out = append(append(x.out, value[end:]...), "\r\n"...)
+	return x.flush()
 }

@@ -81,7 +81,7 @@ func TestRequests(t *testing.T) {
 			assert.Equal(t, ErrNoMeta, DeleteCAS(c, []KeyCAS{{"a", 3}}, 2))
 			return nil
 		}},
-		{meta, "mg a\r\nmg b\r\n", "EN\r\nHD\r\n", func(c *pool.Conn) error {
+		{meta, "mg a s\r\nmg b s\r\n", "EN\r\nHD\r\n", func(c *pool.Conn) error {
 			n, err := Exists(c, []string{"a", "b"})
 			assert.EqualValues(t, 1, n)
 			return err

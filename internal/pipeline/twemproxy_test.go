@@ -262,6 +262,7 @@ func TestTwemproxyClosingOnTheQuestionForMetaIsNoFailure(t *testing.T) {
 			}
 			close(start)
 			all.Wait()
+			memcachedtest.Eventually(t, func() bool { return drivertest.Stat(t, db).Dialing == 0 }, "all dials have ended")
 			stats := drivertest.Stat(t, db)
 			assert.Equal(t, memcacheddriver.ServerUp, stats.State)
 			assert.Zero(t, stats.DialErrors)

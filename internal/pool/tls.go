@@ -18,18 +18,18 @@ func (s *Server) handshake(ctx context.Context, plain net.Conn) (*tls.Conn, erro
 }
 
 // tlsConfig takes the name that the certificate must have from the address,
-// unless the user has given one.
+// unless the user has given one. Records are as long as what is written, up to
+// protocol.MaxRecord: memcached (1.6.18) forgets what stands behind a value in a record
+// in which the value did not begin, until something else comes.
 func (s *Server) tlsConfig() *tls.Config {
-	cfg := s.cfg.TLS
+	cfg := s.cfg.TLS.Clone()
+	cfg.DynamicRecordSizingDisabled = true
 	if cfg.ServerName != "" || s.Net == "unix" {
 		return cfg
 	}
-	host, _, err := net.SplitHostPort(s.Address)
-	if err != nil {
-		return cfg
+	if host, _, err := net.SplitHostPort(s.Address); err == nil {
+		cfg.ServerName = host
 	}
-	cfg = cfg.Clone()
-	cfg.ServerName = host
 	return cfg
 }
 

@@ -24,6 +24,10 @@ const (
 	// GrowBy is how much of a value is made room for before any of it has come.
 	GrowBy = 1 << 20
 
+	// MaxRecord is how much is written at once of several commands, all of each: one
+	// TLS record holds it, and one read of memcached's.
+	MaxRecord = 15 << 10
+
 	// crlf ends every line and data block.
 	crlf = "\r\n"
 )
