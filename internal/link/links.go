@@ -45,7 +45,7 @@ func New(server *pool.Server, n, alone int) *Links {
 // Begin counts a single-key call, until End, and reports whether it is to be shared: as
 // it is not one of the first few, or would have to wait for a socket.
 func (ls *Links) Begin() (shared bool) {
-	return (ls.calls.Add(1) > ls.alone || ls.server.Waited()) && len(ls.links) > 0
+	return (ls.calls.Add(1) > ls.alone || ls.server.Full()) && len(ls.links) > 0
 }
 
 // End follows Begin.

@@ -50,9 +50,8 @@ func (s *Server) borrow(ctx context.Context) (sock *socket, reused bool, err err
 	}
 	w := &waiter{make(chan handed, 1)}
 	place := s.waiters.PushBack(w)
-	s.inLine.Add(1)
 	s.dialMore()
-	full := s.waiters.Len() > s.dialing // it waits for others
+	full := s.Full()
 	s.mu.Unlock()
 	if full {
 		s.waits.Add(1)
@@ -84,7 +83,7 @@ func (s *Server) await(ctx context.Context, w *waiter, place *list.Element) hand
 			h = <-w.handed
 		} else {
 			s.waiters.Remove(place)
-			s.inLine.Add(-1)
+			s.lookIfFull()
 		}
 		s.mu.Unlock()
 		switch {
@@ -101,8 +100,11 @@ func (s *Server) await(ctx context.Context, w *waiter, place *list.Element) hand
 	}
 }
 
-// Waited reports whether somebody waits for a socket.
-func (s *Server) Waited() bool { return s.inLine.Load() > 0 }
+// Full reports whether calls wait for a socket of others, as there may be no more.
+func (s *Server) Full() bool { return s.full.Load() }
+
+// lookIfFull follows what changes it. It needs mu.
+func (s *Server) lookIfFull() { s.full.Store(s.waiters.Len() > s.dialing) }
 
 // poolTimeout needs mu.
 func (s *Server) poolTimeout() error {
@@ -121,7 +123,7 @@ func (s *Server) hand(h handed) bool {
 		return false
 	}
 	s.waiters.Remove(first).(*waiter).handed <- h
-	s.inLine.Add(-1)
+	s.lookIfFull()
 	return true
 }
 
@@ -160,6 +162,7 @@ func (s *Server) remove(sock *socket) {
 
 // dialMore dials for those who wait, as far as the limit allows. It needs mu.
 func (s *Server) dialMore() {
+	defer s.lookIfFull()
 	for s.waiters.Len() > s.dialing && len(s.live)+s.dialing < s.cfg.MaxOpen && !s.closed {
 		if s.shortage.lasts(s.dialAgain) {
 			if len(s.live)+s.dialing == 0 {

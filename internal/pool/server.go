@@ -28,7 +28,7 @@ type Server struct {
 	answersMeta atomic.Bool  // it answered when it was last asked for meta
 	askAgain    atomic.Int64 // Unix nanoseconds: until then it is not asked, as it did not
 
-	inLine atomic.Int32 // how many waiters there are
+	full atomic.Bool // more wait for a socket than are dialled
 
 	mu      sync.Mutex
 	idle    []*socket // used last in first out: the oldest is idle[0]

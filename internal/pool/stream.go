@@ -79,10 +79,13 @@ func (t *Stream) Drop() {
 	t.sock.reset()
 }
 
-// Stale closes a socket that the server had closed, to the harm of no call.
+// Stale closes a socket that the server had closed, to the harm of no call, and with it
+// those that rest, which the server may have closed as well.
 func (t *Stream) Stale() {
-	t.sock.server.stale.Add(1)
+	s := t.sock.server
+	s.stale.Add(1)
 	t.sock.reset()
+	s.closeIdleSince(time.Now())
 }
 
 // Fail closes a socket that err has ended and counts one failure of the server, unless
