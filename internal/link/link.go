@@ -108,10 +108,10 @@ func (l *link) close() {
 
 // run serves the queue, by one stream after another, until there is nothing to do.
 func (l *link) run() {
-	for {
-		t, err := l.server.OpenStream()
+	for repeats := false; ; {
+		t, err := l.server.OpenStream(repeats)
 		if err == nil {
-			l.serve(t)
+			repeats = l.serve(t)
 		}
 		l.mu.Lock()
 		if err != nil {
@@ -149,8 +149,8 @@ func (l *link) expireQueue(now time.Time) {
 	}
 }
 
-// serve uses a stream until it ends.
-func (l *link) serve(t *pool.Stream) {
+// serve uses a stream until it ends, and reports whether something goes again.
+func (l *link) serve(t *pool.Stream) (repeats bool) {
 	l.mu.Lock()
 	l.sent, l.inFlight, l.bytes, l.ended, l.err, l.writing = l.sent[:0], 0, 0, false, nil, false
 	l.mu.Unlock()
@@ -160,7 +160,7 @@ func (l *link) serve(t *pool.Stream) {
 	reading.Go(func() { l.end(t, r.run(), false) })
 	w.run()
 	reading.Wait()
-	l.sortOut(t, r, w)
+	return l.sortOut(t, r, w)
 }
 
 // end says that the reader or the writer has ended, and why. The other one is to end,
@@ -181,10 +181,10 @@ func (l *link) end(t *pool.Stream, err error, writing bool) {
 // sortOut ends the stream, and what is still in flight: it fails, or goes again. What
 // was never written goes again where the server closed the connection, and once a read
 // that got no byte of its reply, if the connection may have been closed before it.
-func (l *link) sortOut(t *pool.Stream, r *reader, w *writer) {
+func (l *link) sortOut(t *pool.Stream, r *reader, w *writer) (repeats bool) {
 	if l.err == errIdle {
 		t.Release()
-		return
+		return false
 	}
 	outOfStep := isReply(l.err)
 	closed := pool.Closed(l.err) || outOfStep
@@ -230,4 +230,5 @@ func (l *link) sortOut(t *pool.Stream, r *reader, w *writer) {
 	for _, q := range lost {
 		q.complete(err)
 	}
+	return len(again) > 0
 }

@@ -14,6 +14,7 @@ var ErrPoolTimeout = errors.New("no connection became free")
 // waiter is a call that waits for a socket.
 type waiter struct {
 	handed chan handed // has room for one
+	fresh  bool        // only one that has not been used will do
 }
 
 // handed is what a waiter gets.
@@ -23,32 +24,40 @@ type handed struct {
 	err    error
 }
 
-// borrow returns a socket, and whether it has been used before: one that rests, or
+// borrow returns a socket, and whether it has been used before, which it must not be
+// where it is to be fresh: one that rests, or
 // else, first come first served, one that comes back or has been dialled. It ends
 // with ctx, when the server goes down, or after the dial timeout, twice that where
 // somebody is dialling by then.
-func (s *Server) borrow(ctx context.Context) (sock *socket, reused bool, err error) {
+func (s *Server) borrow(ctx context.Context, fresh bool) (sock *socket, reused bool, err error) {
+	if fresh {
+		s.closeIdleSince(time.Now()) // the server may have closed them as well, and they may be in the way
+	}
 	for {
-		s.mu.Lock()
-		n := len(s.idle)
-		if n == 0 {
-			break
+		h := s.next(ctx, fresh)
+		if h.sock == nil || !h.reused || h.sock.good() {
+			return h.sock, h.reused, h.err
 		}
+		s.stale.Add(1)
+		h.sock.discard()
+	}
+}
+
+// next returns the socket that was used last, or waits for one.
+func (s *Server) next(ctx context.Context, fresh bool) handed {
+	s.mu.Lock()
+	if n := len(s.idle); n > 0 && !fresh {
 		sock := s.idle[n-1]
 		s.idle[n-1] = nil
 		s.idle = s.idle[:n-1]
 		s.mu.Unlock()
-		if sock.good() {
-			return sock, true, nil
-		}
-		s.stale.Add(1)
-		sock.discard()
+		return handed{sock: sock, reused: true}
 	}
 	if s.closed {
 		s.mu.Unlock()
-		return nil, false, ErrClosed
+		return handed{err: ErrClosed}
 	}
-	w := &waiter{make(chan handed, 1)}
+	w := &waiter{make(chan handed, 1), fresh}
 	place := s.waiters.PushBack(w)
 	s.dialMore()
 	full := s.Full()
@@ -57,8 +66,7 @@ func (s *Server) borrow(ctx context.Context) (sock *socket, reused bool, err err
 		s.waits.Add(1)
 		defer func(start time.Time) { s.waitTime.Add(int64(time.Since(start))) }(time.Now())
 	}
-	h := s.await(ctx, w, place)
-	return h.sock, h.reused, h.err
+	return s.await(ctx, w, place)
 }
 
 func (s *Server) await(ctx context.Context, w *waiter, place *list.Element) handed {
@@ -115,16 +123,18 @@ func (s *Server) poolTimeout() error {
 	return fmt.Errorf("%w within %v, all %d are in use; %s", ErrPoolTimeout, s.cfg.DialTimeout, len(s.live)+s.dialing, hint)
 }
 
-// hand gives h to who has waited longest, and reports whether there is anybody. It
-// needs mu.
+// hand gives h to who has waited longest for such a one, and reports whether there is
+// anybody. It needs mu.
 func (s *Server) hand(h handed) bool {
-	first := s.waiters.Front()
-	if first == nil {
-		return false
+	for place := s.waiters.Front(); place != nil; place = place.Next() {
+		if w := place.Value.(*waiter); !w.fresh || !h.reused {
+			s.waiters.Remove(place)
+			s.lookIfFull()
+			w.handed <- h
+			return true
+		}
 	}
-	s.waiters.Remove(first).(*waiter).handed <- h
-	s.lookIfFull()
-	return true
+	return false
 }
 
 // refuse sends all away who wait. It needs mu.
@@ -134,22 +144,30 @@ func (s *Server) refuse(err error) {
 }
 
 // putIdle gives a socket back that is ready for a request.
-func (s *Server) putIdle(sock *socket) { s.put(sock, true) }
-
-func (s *Server) put(sock *socket, used bool) {
+func (s *Server) putIdle(sock *socket) {
 	s.mu.Lock()
-	kept := !s.closed && s.hand(handed{sock, used, nil})
-	if !kept && !s.closed && len(s.idle) < s.cfg.MaxIdle {
-		kept = true
-		s.idle = append(s.idle, sock)
-		if s.sweep == nil && s.cfg.MaxIdleTime > 0 {
-			s.sweep = time.AfterFunc(s.cfg.MaxIdleTime, s.sweepIdle)
-		}
-	}
+	kept := s.keep(handed{sock: sock, reused: true})
 	s.mu.Unlock()
 	if !kept {
 		sock.discard()
 	}
+}
+
+// keep hands h to who waits, or lets it rest; false where there are enough. It needs mu.
+func (s *Server) keep(h handed) bool {
+	switch {
+	case s.closed:
+		return false
+	case s.hand(h):
+		return true
+	case len(s.idle) >= s.cfg.MaxIdle, s.Full(): // for a fresh one
+		return false
+	}
+	s.idle = append(s.idle, h.sock)
+	if s.sweep == nil && s.cfg.MaxIdleTime > 0 {
+		s.sweep = time.AfterFunc(s.cfg.MaxIdleTime, s.sweepIdle)
+	}
+	return true
 }
 
 // remove forgets a socket that is about to be closed.
@@ -190,14 +208,12 @@ func (s *Server) dialOne() {
 	s.mu.Lock()
 	s.dialing--
 	s.shortage.end()
-	if s.closed {
-		s.mu.Unlock()
-		sock.close()
-		return
-	}
 	s.live[sock] = struct{}{}
+	kept := s.keep(handed{sock: sock})
 	s.mu.Unlock()
-	s.put(sock, false)
+	if !kept {
+		sock.discard()
+	}
 }
 
 // dialFailed tells one of those who wait: the others have a dial of their own, or

@@ -87,18 +87,16 @@ func (c *Conn) begin() (reused bool, err error) {
 		c.start()
 		return true, nil
 	}
-	return c.borrow()
+	return c.borrow(false)
 }
 
-// Repeat begins a request again, on another socket than those that rest, which the
-// server may have closed as well.
+// Repeat begins a request again, on a new socket.
 func (c *Conn) Repeat() error {
-	c.server.closeIdleSince(time.Now())
-	_, err := c.borrow()
+	_, err := c.borrow(true)
 	return err
 }
 
-func (c *Conn) borrow() (reused bool, err error) {
+func (c *Conn) borrow(fresh bool) (reused bool, err error) {
 	if err := c.server.Admit(); err != nil {
 		return false, err
 	}
@@ -106,7 +104,7 @@ func (c *Conn) borrow() (reused bool, err error) {
 	if c.lane != nil {
 		ctx = c.lane.ctx
 	}
-	s, reused, err := c.server.borrow(ctx)
+	s, reused, err := c.server.borrow(ctx, fresh)
 	if err != nil {
 		return false, err
 	}

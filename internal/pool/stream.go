@@ -14,11 +14,11 @@ type Stream struct {
 	reused bool
 }
 
-// OpenStream borrows a socket, as a call does. It does not ask for the server's
+// OpenStream borrows a socket, as a call does, a new one where fresh. It does not ask for the server's
 // health: every call does, by [Server.Admit]. Its error is that of all calls that wait
 // for it, and has been counted as one failure.
-func (s *Server) OpenStream() (*Stream, error) {
-	sock, reused, err := s.borrow(s.closing)
+func (s *Server) OpenStream(fresh bool) (*Stream, error) {
+	sock, reused, err := s.borrow(s.closing, fresh)
 	if err != nil {
 		return nil, err
 	}
@@ -79,13 +79,10 @@ func (t *Stream) Drop() {
 	t.sock.reset()
 }
 
-// Stale closes a socket that the server had closed, to the harm of no call, and with it
-// those that rest, which the server may have closed as well.
+// Stale closes a socket that the server had closed, to the harm of no call.
 func (t *Stream) Stale() {
-	s := t.sock.server
-	s.stale.Add(1)
+	t.sock.server.stale.Add(1)
 	t.sock.reset()
-	s.closeIdleSince(time.Now())
 }
 
 // Fail closes a socket that err has ended and counts one failure of the server, unless
