@@ -139,6 +139,7 @@ func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
 	})
 	switch err {
 	case nil:
+		s.links[s.pool.Pick(key).Index].Got(key, len(value))
 		return value, nil
 	case memcache.ErrCacheMiss:
 		return nil, kv.ErrNotFound

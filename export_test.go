@@ -14,12 +14,3 @@ func ShareAll(db *MemcachedDB, share bool) {
 		s.links[i] = link.New(server, sharedLinks, alone)
 	}
 }
-
-// SharedCalls counts the calls that have shared a link.
-func SharedCalls(db *MemcachedDB) (calls uint64) {
-	for _, l := range db.session.Load().links {
-		n, _ := l.Stats()
-		calls += n
-	}
-	return calls
-}

@@ -48,10 +48,12 @@ func WithTimeout(d time.Duration) driver.Option {
 // [MemcachedDB.Client]. The default is 64, which 0 stands for as well; negative is
 // [ErrInvalidOption]. DSN: max_open_conns=128.
 //
-// A call that finds none free waits for one, first come first served, until its
-// context ends, but not longer than the dial timeout: then it fails with
-// [ErrPoolTimeout]. No call holds a connection while it waits for another one, and
-// Do holds one only from a request to its reply.
+// Single-key calls need few: those above the first eight at a time on a server share
+// two connections, and so do all that would have to wait for one. Any other call that
+// finds none free waits, first come first served, until its context ends, but not longer
+// than the dial timeout: then it fails with [ErrPoolTimeout]. No call holds a connection
+// while it waits for another one, and Do holds one only from a request to its reply.
+// With a limit of 1 nothing is shared.
 //
 // A memcached takes 1,024 connections unless it is told otherwise (-c): all processes
 // together should stay below that. Stats tells whether calls wait.
@@ -70,8 +72,9 @@ func WithMaxOpenConns(n int) driver.Option {
 // well; negative is [ErrInvalidOption]. It is the same as [driver.WithPoolSize].
 // DSN: max_idle_conns=64.
 //
-// Set it to the number of calls that usually run at the same time: those above
-// it connect anew.
+// It is enough for any number of single-key calls, which share connections where they
+// are many. Add the number of batches, swaps and calls of Do and Client that usually
+// run at the same time: those above it connect anew.
 func WithMaxIdleConns(n int) driver.Option { return driver.WithPoolSize(n) }
 
 // WithConnMaxIdleTime closes connections that have been idle for d. The default,

@@ -221,6 +221,7 @@ func TestOptionsRefuseNonsense(t *testing.T) {
 		{"WithWriteTimeout", driver.WithWriteTimeout(-time.Second)},
 		{"WithDialTimeout", driver.WithDialTimeout(-time.Second)},
 		{"WithMaxIdleConns", memcacheddriver.WithMaxIdleConns(-1)},
+		{"WithMaxOpenConns", memcacheddriver.WithMaxOpenConns(-1)},
 		{"WithPoolSize", driver.WithPoolSize(-1)},
 		{"WithConnMaxIdleTime", memcacheddriver.WithConnMaxIdleTime(-1)},
 		{"WithServerFailureLimit", memcacheddriver.WithServerFailureLimit(-1, 0)},

@@ -92,7 +92,7 @@ func (s *session) viaClient(ctx context.Context, op, key string, no error, call 
 	server := s.pool.Pick(key)
 	links := s.links[server.Index]
 	defer links.End()
-	share := links.Begin() && shared != nil
+	share := links.Begin(key) && shared != nil
 	var err error
 	if no != nil {
 		err = s.removeOver(ctx, server, key)
@@ -130,7 +130,7 @@ func (s *session) viaConnOr(ctx context.Context, op, key string, call func(*pool
 	server := s.pool.Pick(key)
 	links := s.links[server.Index]
 	defer links.End()
-	share := links.Begin() && shared != nil
+	share := links.Begin(key) && shared != nil
 	err := s.removeOver(ctx, server, key)
 	switch {
 	case err != nil:

@@ -29,7 +29,7 @@ func bothWays(t *testing.T, addr string, test func(t *testing.T, db *memcacheddr
 			db := drivertest.OpenAsked(t, addr, memcacheddriver.WithTTLQuery())
 			memcacheddriver.ShareAll(db, share)
 			test(t, db)
-			assert.Equal(t, share, memcacheddriver.SharedCalls(db) > 0)
+			assert.Equal(t, share, drivertest.Stat(t, db).SharedCalls > 0)
 		})
 	}
 }

@@ -30,6 +30,10 @@ type Links struct {
 	alone  int32        // how many calls in flight go each on a socket of its own
 	calls  atomic.Int32 // in flight, shared or not
 	links  []*link
+
+	// large has the hashes of some keys whose values were too long for a link when they
+	// were last got, each in its own place.
+	large [1024]atomic.Uint64
 }
 
 // New returns n links to a server, for the calls above the first few in flight, each
@@ -43,9 +47,27 @@ func New(server *pool.Server, n, alone int) *Links {
 }
 
 // Begin counts a single-key call, until End, and reports whether it is to be shared: as
-// it is not one of the first few, or would have to wait for a socket.
-func (ls *Links) Begin() (shared bool) {
-	return (ls.calls.Add(1) > ls.alone || ls.server.Full()) && len(ls.links) > 0
+// it is not one of the first few, or would have to wait for a socket. A key whose value
+// keeps others waiting goes alone.
+func (ls *Links) Begin(key string) (shared bool) {
+	return (ls.calls.Add(1) > ls.alone || ls.server.Full()) && len(ls.links) > 0 && !ls.isLarge(key)
+}
+
+func (ls *Links) isLarge(key string) bool {
+	h := hash(key)
+	return ls.large[h%uint64(len(ls.large))].Load() == h
+}
+
+// Got remembers whether the value of key is too long for a link.
+func (ls *Links) Got(key string, size int) {
+	h := hash(key)
+	place := &ls.large[h%uint64(len(ls.large))]
+	switch {
+	case size > MaxValue:
+		place.Store(h)
+	case place.Load() == h:
+		place.Store(0)
+	}
 }
 
 // End follows Begin.

@@ -161,14 +161,34 @@ func TestTheFirstCallsGoAlone(t *testing.T) {
 	t.Parallel()
 	p := open(t, 1, memcachedtest.Addr(t))
 	ls := link.New(p.server, 1, 2)
-	assert.False(t, ls.Begin())
-	assert.False(t, ls.Begin())
-	assert.True(t, ls.Begin())
+	assert.False(t, ls.Begin("a"))
+	assert.False(t, ls.Begin("b"))
+	assert.True(t, ls.Begin("c"))
 	ls.End()
-	assert.True(t, ls.Begin())
+	assert.True(t, ls.Begin("c"))
 	ls.End()
 	ls.End()
-	assert.False(t, ls.Begin())
+	assert.False(t, ls.Begin("c"))
+}
+
+func TestAKeyWithALargeValueGoesAlone(t *testing.T) {
+	t.Parallel()
+	p := open(t, 1, memcachedtest.Addr(t))
+	ls := link.New(p.server, 1, 0)
+	for _, c := range []struct {
+		size  int
+		share bool
+	}{{0, true}, {link.MaxValue, true}, {link.MaxValue + 1, false}, {1 << 20, false}, {10, true}} {
+		ls.Got("key", c.size)
+		assert.Equal(t, c.share, ls.Begin("key"), c.size)
+		assert.True(t, ls.Begin("other"), c.size)
+	}
+}
+
+func TestWithoutALinkEveryCallGoesAlone(t *testing.T) {
+	t.Parallel()
+	p := open(t, 1, memcachedtest.Addr(t))
+	assert.False(t, link.New(p.server, 0, 0).Begin("key"))
 }
 
 // The CAS number is told where it is asked for.

@@ -123,10 +123,12 @@ func (ls *Links) pick(key string) *link {
 	if len(ls.links) == 1 {
 		return ls.links[0]
 	}
-	return ls.links[maphash.String(seed, key)%uint64(len(ls.links))]
+	return ls.links[hash(key)%uint64(len(ls.links))]
 }
 
 var seed = maphash.MakeSeed()
+
+func hash(key string) uint64 { return maphash.String(seed, key) }
 
 // queue holds the requests that nobody has taken yet, in their order.
 type queue struct{ first, last *request }

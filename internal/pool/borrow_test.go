@@ -79,6 +79,42 @@ func TestOpenConnectionsAreBounded(t *testing.T) {
 	}
 }
 
+func TestTheLimitThatCounts(t *testing.T) {
+	t.Parallel()
+	const calls = 70
+	addr := memcachedtest.StartFake(t, nil).Addr()
+	for name, c := range map[string]struct {
+		query string
+		opts  []driver.Option
+		want  int
+	}{
+		"the default":             {"", nil, 64},
+		"WithMaxOpenConns":        {"", []driver.Option{memcacheddriver.WithMaxOpenConns(3)}, 3},
+		"the last one":            {"", []driver.Option{memcacheddriver.WithMaxOpenConns(5), memcacheddriver.WithMaxOpenConns(2)}, 2},
+		"max_open_conns":          {"?max_open_conns=66", nil, 66},
+		"an option beats the DSN": {"?max_open_conns=5", []driver.Option{memcacheddriver.WithMaxOpenConns(1)}, 1},
+		"0 is the default":        {"?max_open_conns=0", nil, 64},
+		"0 beats the DSN":         {"?max_open_conns=5", []driver.Option{memcacheddriver.WithMaxOpenConns(0)}, 64},
+		"it bounds the idle ones": {"?max_open_conns=4&max_idle_conns=64", nil, 4},
+	} {
+		db := drivertest.Open(t, addr+c.query, append(c.opts, driver.WithDialTimeout(drivertest.Never))...)
+		release := drivertest.Hold(t, db, c.want)
+		var all sync.WaitGroup
+		for range calls - c.want {
+			all.Go(func() { assert.NoError(t, batch(t.Context(), db, "k"), name) })
+		}
+		awaitWaiting(t, db, calls-c.want)
+		s := drivertest.Stat(t, db)
+		assert.Equal(t, c.want, s.InUse, name)
+		assert.Zero(t, s.Dialing, name)
+		release()
+		all.Wait()
+		s = drivertest.Stat(t, db)
+		assert.EqualValues(t, c.want, s.Dials, name)
+		assert.LessOrEqual(t, s.Idle, c.want, name)
+	}
+}
+
 // Bare gomemcache, which dials for each, has thousands of errors here.
 func TestTenThousandColdCalls(t *testing.T) {
 	const callers = 10_000
