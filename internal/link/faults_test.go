@@ -202,6 +202,29 @@ func TestAMissWithoutItsToken(t *testing.T) {
 	require.ErrorIs(t, err, protocol.ErrUnexpected)
 }
 
+// Those that wait behind a frozen server are not sent to it once it is down.
+func TestWhatWaitsLearnsThatTheServerIsDown(t *testing.T) {
+	t.Parallel()
+	const calls = 1200 // more than are sent ahead
+	f := memcachedtest.StartFake(t, memcachedtest.AfterDial(memcachedtest.Hang))
+	l := open(t, 1, f.Addr(), func(c *pool.Config) { c.ReadTimeout, c.FailureLimit = 300*time.Millisecond, 1 })
+	var down, late atomic.Int32
+	each(calls, func(i int) {
+		_, _, err := l.Get(t.Context(), fmt.Sprint("key", i))
+		switch {
+		case errors.Is(err, pool.ErrServerDown):
+			down.Add(1)
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			late.Add(1)
+		default:
+			t.Error(err)
+		}
+	})
+	assert.LessOrEqual(t, int(late.Load()), 1024)
+	assert.EqualValues(t, calls, down.Load()+late.Load())
+	assert.EqualValues(t, 1, l.server.Stats().Dials)
+}
+
 func TestALargeValueIsFollowedByTheOthers(t *testing.T) {
 	t.Parallel()
 	everywhere(t, func(t *testing.T, l *links) {

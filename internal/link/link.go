@@ -112,6 +112,7 @@ func (l *link) run() {
 		t, err := l.server.OpenStream(repeats)
 		if err == nil {
 			repeats = l.serve(t)
+			err = l.server.Down()
 		}
 		l.mu.Lock()
 		if err != nil {

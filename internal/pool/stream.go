@@ -115,6 +115,15 @@ func (s *Server) Admit() error {
 	return nil
 }
 
+// Down is the error of calls that were let in and have not been sent, if the server has
+// turned out to be down.
+func (s *Server) Down() error {
+	if s.health.state() != Down {
+		return nil
+	}
+	return &Error{s.Address, s.health.refused()}
+}
+
 // TimedOut is the error of one call that its own timeout ended, while the stream
 // goes on: it is no failure of the server's.
 func (s *Server) TimedOut() error {
