@@ -90,14 +90,13 @@ func (c *talker) run() {
 	}
 }
 
-// context returns the one of a call, and what takes the call's error. Every other call
-// is hurried: it has up to a limit, which grows where one is cut off, and shrinks twice
-// as much where one is not. That makes it two of three, and so a third of all, on any
-// machine.
+// context returns the one of a call, and what takes the call's error. While less than a
+// third of all calls are cut off, it ends at a random moment up to a limit, which grows
+// where that was too soon and shrinks where it was too late, and so follows the machine.
 func (c *talker) context(kind int) (context.Context, func(error)) {
 	ctx, cancel := c.t.Context(), func() {}
 	limit := &c.limits[kind]
-	was, hurried := limit.Load(), rand.IntN(2) == 0
+	was, hurried := limit.Load(), 2*c.cut.Load() <= c.done.Load()
 	if hurried {
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(rand.Int64N(was)))
 	}
@@ -111,7 +110,7 @@ func (c *talker) context(kind int) (context.Context, func(error)) {
 			}
 		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 			c.cut.Add(1)
-			limit.CompareAndSwap(was, was+was/32+1)
+			limit.CompareAndSwap(was, was+was/16+1)
 		default:
 			c.t.Errorf("neither done nor cut off by its context (%v): %v", ctx.Err(), err)
 		}
