@@ -45,15 +45,13 @@ type talker struct {
 	*talk
 	id     uint64
 	writes atomic.Uint64 // how many it has begun
-	names  int
 	own    [6]*register
 
 	counter        string
 	last, possible uint64 // what it holds, and how many increments may still be to come
 }
 
-// talkCalls are the kinds of calls, some of them more often than others. Those that
-// have no key of their own choose some.
+// talkCalls are the kinds of calls, some of them more often than others.
 var talkCalls = []func(*talker, context.Context) error{
 	(*talker).get, (*talker).get, (*talker).get, (*talker).get, (*talker).set, (*talker).set, (*talker).set,
 	(*talker).setNX, (*talker).setXX, (*talker).delete, (*talker).exists, (*talker).expire, (*talker).addOnce,
@@ -96,9 +94,9 @@ func (c *talker) run() {
 func (c *talker) context(kind int) (context.Context, func(error)) {
 	ctx, cancel := c.t.Context(), func() {}
 	limit := &c.limits[kind]
-	was, hurried := limit.Load(), 2*c.cut.Load() <= c.done.Load()
+	hurried := 2*c.cut.Load() <= c.done.Load()
 	if hurried {
-		ctx, cancel = context.WithTimeout(ctx, time.Duration(rand.Int64N(was)))
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(rand.Int64N(max(1, limit.Load()))))
 	}
 	return ctx, func(err error) {
 		defer cancel()
@@ -106,11 +104,11 @@ func (c *talker) context(kind int) (context.Context, func(error)) {
 		case err == nil:
 			c.done.Add(1)
 			if hurried {
-				limit.CompareAndSwap(was, was-was/16)
+				limit.Add(-limit.Load() / 16)
 			}
 		case ctx.Err() != nil && errors.Is(err, ctx.Err()):
 			c.cut.Add(1)
-			limit.CompareAndSwap(was, was+was/16+1)
+			limit.Add(limit.Load()/16 + 1)
 		default:
 			c.t.Errorf("neither done nor cut off by its context (%v): %v", ctx.Err(), err)
 		}
