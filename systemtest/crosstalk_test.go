@@ -2,182 +2,102 @@ package systemtest
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"math/rand/v2"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/bradfitz/gomemcache/memcache"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/xraph/grove/kv/driver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
-func TestNoReplyReachesAnotherCall(t *testing.T) {
-	t.Parallel()
-	crosstalkFor(t, 2*time.Second)
-}
-
+// Calls of all kinds from hundreds of goroutines, a third of them cut off at any point
+// of their exchange: what every answer says must be possible. With MEMCACHED_SOAK set
+// it is a million calls on one memcached.
 func TestSoakNoReplyReachesAnotherCall(t *testing.T) {
 	t.Parallel()
-	crosstalkFor(t, drivertest.Soak(t))
-}
-
-// crosstalkFor lets calls be cut off at every point of their exchange, for a time
-// and until there are enough of them, and looks for a reply that reached another
-// call.
-func crosstalkFor(t *testing.T, d time.Duration) {
-	const keys = 200
-	_, addrs := drivertest.StartServers(t, 2)
+	long := os.Getenv("MEMCACHED_SOAK") != ""
 	// A busy machine must not make a timeout of a wait.
-	db := drivertest.Open(t, strings.Join(addrs, ","), memcacheddriver.WithMaxIdleConns(32), memcacheddriver.WithTimeout(drivertest.Never))
-	bg := t.Context()
-	for i := range keys {
-		require.NoError(t, db.Set(bg, crosstalkKey(i), crosstalkValue(crosstalkKey(i)), 0))
+	patient := []driver.Option{memcacheddriver.WithTimeout(drivertest.Never), driver.WithDialTimeout(drivertest.Never)}
+	for _, server := range []struct {
+		name        string
+		callers     int
+		calls, soak int // how many by default, and in a soak
+		open        func(t *testing.T) *memcacheddriver.MemcachedDB
+	}{
+		{"memcached", 256, 30_000, 1_000_000, func(t *testing.T) *memcacheddriver.MemcachedDB {
+			// No call waits for a connection, so that most are cut off on one.
+			return drivertest.OpenAsked(t, startRoomy(t).Addr(), append(patient, memcacheddriver.WithMaxOpenConns(256))...)
+		}},
+		{"one thread", 256, 10_000, 100_000, func(t *testing.T) *memcacheddriver.MemcachedDB {
+			return drivertest.OpenAsked(t, startRoomy(t, "-t", "1").Addr(), patient...)
+		}},
+		{"two servers", 16, 10_000, 100_000, func(t *testing.T) *memcacheddriver.MemcachedDB {
+			return drivertest.OpenAsked(t, startRoomy(t).Addr()+","+startRoomy(t).Addr(), patient...)
+		}},
+		{"TLS", 256, 10_000, 100_000, func(t *testing.T) *memcacheddriver.MemcachedDB {
+			server, config := memcachedtest.StartTLS(t, roomy...)
+			return drivertest.OpenAsked(t, server.Addr(), append(patient, driver.WithTLSConfig(config))...)
+		}},
+		{"classic", 256, 10_000, 100_000, func(t *testing.T) *memcacheddriver.MemcachedDB {
+			return drivertest.OpenAsked(t, memcachedtest.StartClassic(t, startRoomy(t).Addr()), patient...)
+		}},
+		{"twemproxy", 256, 10_000, 100_000, func(t *testing.T) *memcacheddriver.MemcachedDB {
+			return drivertest.Open(t, drivertest.StartTwemproxy(t, []*memcachedtest.Server{startRoomy(t), startRoomy(t)}), patient...)
+		}},
+	} {
+		t.Run(server.name, func(t *testing.T) {
+			calls := server.calls
+			if long {
+				calls = server.soak
+			}
+			crosstalk(t, server.open(t), server.callers, calls)
+		})
 	}
+}
 
-	const enough = 100
-	var done, cut atomic.Int64
+// roomy lets a server forget nothing, as a lost value would be a fault.
+var roomy = []string{"-m", "2048"}
+
+func startRoomy(t *testing.T, args ...string) *memcachedtest.Server {
+	return memcachedtest.Start(t, append(args, roomy...)...)
+}
+
+// crosstalk makes calls, and looks for a reply that reached another call.
+func crosstalk(t *testing.T, db *memcacheddriver.MemcachedDB, callers, calls int) {
+	run := newTalk(t, db, callers, calls)
 	start := time.Now()
-	ended := func() bool {
-		passed := time.Since(start)
-		return t.Failed() || passed > drivertest.Never || passed > d && done.Load() > enough && cut.Load() > enough
+	var all sync.WaitGroup
+	for _, c := range run.callers {
+		all.Go(c.run)
 	}
-	var callers sync.WaitGroup
-	caller := func(makeCtx func() (context.Context, context.CancelFunc), call func(ctx context.Context) error) {
-		callers.Go(func() {
-			for !ended() {
-				ctx, cancel := makeCtx()
-				err := call(ctx)
-				switch {
-				case err == nil:
-					done.Add(1)
-				case ctx.Err() != nil && errors.Is(err, ctx.Err()):
-					cut.Add(1)
-				default:
-					t.Errorf("neither done nor cut off by its context (%v): %v", ctx.Err(), err)
-				}
-				cancel()
-			}
-		})
-	}
-	hurried := func() (context.Context, context.CancelFunc) {
-		return context.WithTimeout(bg, time.Duration(rand.IntN(400))*time.Microsecond)
-	}
-	patient := func() (context.Context, context.CancelFunc) { return bg, func() {} }
-	randomKey := func() string { return crosstalkKey(rand.IntN(keys)) }
-	some := func() []string {
-		list := make([]string, 1+rand.IntN(20))
-		for i, k := range rand.Perm(keys)[:len(list)] {
-			list[i] = crosstalkKey(k)
-		}
-		return list
-	}
-	for range 8 {
-		caller(hurried, func(ctx context.Context) error {
-			key := randomKey()
-			value, err := db.Get(ctx, key)
-			return crosstalkCheck(key, value, err)
-		})
-		caller(hurried, func(ctx context.Context) error {
-			key := randomKey()
-			return db.Set(ctx, key, crosstalkValue(key), 0)
-		})
-		caller(hurried, func(ctx context.Context) error {
-			list := some()
-			values, err := db.MGet(ctx, list)
-			for i, v := range values {
-				if v == nil && err != nil {
-					continue // cut off before it came
-				}
-				if err := crosstalkCheck(list[i], v, nil); err != nil {
-					return err
-				}
-			}
-			return err
-		})
-		caller(hurried, func(ctx context.Context) error {
-			pairs := make(map[string][]byte)
-			for _, key := range some() {
-				pairs[key] = crosstalkValue(key)
-			}
-			return db.MSet(ctx, pairs, 0)
-		})
-	}
-	// On the same sockets, calls that nobody cuts off: each must succeed.
-	for range 2 {
-		caller(patient, func(ctx context.Context) error {
-			key := randomKey()
-			value, err := db.Get(ctx, key)
-			return crosstalkCheck(key, value, err)
-		})
-		caller(patient, func(context.Context) error {
-			list := some()
-			items, err := db.Client().GetMulti(list)
-			for _, key := range list {
-				if err == nil && items[key] == nil {
-					return fmt.Errorf("%s is missing", key)
-				}
-				if err == nil {
-					err = crosstalkCheck(key, items[key].Value, nil)
-				}
-			}
-			return err
-		})
-		caller(hurried, func(ctx context.Context) error {
-			return db.Do(ctx, func(c *memcache.Client) error {
-				key, other := randomKey(), randomKey()
-				item, err := c.Get(key)
-				if err != nil {
-					return err
-				}
-				if err := crosstalkCheck(key, item.Value, nil); err != nil {
-					return err
-				}
-				return c.Set(&memcache.Item{Key: other, Value: crosstalkValue(other)})
-			})
-		})
-	}
-	callers.Wait()
+	all.Wait()
 
-	t.Logf("%d calls done, %d cut off", done.Load(), cut.Load())
-	require.Greater(t, done.Load(), int64(enough))
-	require.Greater(t, cut.Load(), int64(enough))
+	done, cut := run.done.Load(), run.cut.Load()
+	stats := db.Stats()
+	var shared, dials uint64
+	for _, s := range stats {
+		shared += s.SharedCalls
+		dials += s.Dials
+		assert.Equal(t, memcacheddriver.ServerUp, s.State)
+		assert.Zero(t, s.Timeouts)
+		assert.Zero(t, s.DialErrors)
+	}
+	t.Logf("%d calls done, %d cut off, %d shared, %d dials, %v", done, cut, shared, dials, time.Since(start).Round(time.Second))
+	if t.Failed() {
+		return
+	}
+	assert.InDelta(t, 1/3.0, float64(cut)/float64(done+cut), 0.05, "about a third is cut off")
+	assert.Greater(t, shared, uint64(done/50), "calls share links")
 	drivertest.RequireIdle(t, db)
-	for _, s := range db.Stats() {
-		require.Equal(t, memcacheddriver.ServerUp, s.State)
-		require.Zero(t, s.Timeouts)
-		require.Zero(t, s.DialErrors)
-		require.LessOrEqual(t, s.Idle, 32)
-	}
-	for i := range keys {
-		value, err := db.Get(bg, crosstalkKey(i))
-		require.NoError(t, crosstalkCheck(crosstalkKey(i), value, err))
-	}
-}
-
-func crosstalkKey(i int) string { return fmt.Sprint("crosstalk-", i) }
-
-// crosstalkValue makes a value that names its key at both ends, of any length.
-func crosstalkValue(key string) []byte {
-	return []byte(key + ":" + strings.Repeat(key+" ", rand.IntN(100)) + ":" + key)
-}
-
-func crosstalkCheck(key string, value []byte, err error) error {
-	if err != nil {
-		return err
-	}
-	parts := strings.Split(string(value), ":")
-	if len(parts) != 3 || parts[0] != key || parts[2] != key || strings.ReplaceAll(parts[1], key+" ", "") != "" {
-		return fmt.Errorf("the value of %s is %.100q", key, value)
-	}
-	return nil
+	run.checkAtRest()
 }
 
 // A reply that comes late, after its call was cut off, meets nobody.
