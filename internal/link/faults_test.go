@@ -296,9 +296,10 @@ func TestErrorLines(t *testing.T) {
 			answer(c, cmd)
 		}})
 		l := open(t, 1, f.Addr())
+		l.mustGet(t, "good") // else it might be for whoever comes
 		go func() {
 			<-bad
-			l.awaitCalls(t, 17)
+			l.awaitCalls(t, 18)
 			time.Sleep(20 * time.Millisecond) // they are written
 			close(ready)
 		}()

@@ -2,11 +2,13 @@ package link
 
 import (
 	"errors"
+	"os"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
 )
 
 const (
@@ -28,6 +30,7 @@ var errIdle = errors.New("idle")
 // link is a queue of requests and, while there are some, a stream with its goroutines.
 type link struct {
 	server *pool.Server
+	paused *pause
 	expiry time.Duration // of a call, from its own start
 
 	// encoding is held while values are read: a caller that leaves waits for its end,
@@ -47,14 +50,16 @@ type link struct {
 	inFlight int        // taken from the queue and not answered
 	bytes    int        // of what is in flight
 	dueSince time.Time  // when inFlight was 0 last
+	open     bool
+	draining bool // nothing more is to be written on it
 	ended    bool
 	err      error // what ended it
 	writing  bool  // err is the writer's
 }
 
-func newLink(server *pool.Server) *link {
+func newLink(server *pool.Server, paused *pause) *link {
 	write, read := server.Timeouts()
-	l := &link{server: server, expiry: write + read}
+	l := &link{server: server, paused: paused, expiry: write + read}
 	if l.expiry < 0 { // more than a Duration holds
 		l.expiry = 1<<63 - 1
 	}
@@ -108,33 +113,43 @@ func (l *link) close() {
 
 // run serves the queue, by one stream after another, until there is nothing to do.
 func (l *link) run() {
-	for repeats := false; ; {
-		t, err := l.server.OpenStream(repeats)
-		if err == nil {
-			repeats = l.serve(t)
+	for last := (*pool.Stream)(nil); ; {
+		began := time.Now()
+		t, err := l.server.OpenStream(last)
+		if last = t; err == nil {
+			l.serve(t)
 			err = l.server.Down()
 		}
 		l.mu.Lock()
-		if err != nil {
-			l.failQueue(err)
-		} else {
+		switch {
+		case errors.Is(err, pool.ErrPoolTimeout):
+			l.failQueue(err, began) // the others have not waited as long
+		case err != nil:
+			l.failQueue(err, time.Now())
+		default:
 			l.expireQueue(time.Now())
 		}
 		if l.queue.first == nil {
 			l.running = false
 			l.mu.Unlock()
+			if last != nil {
+				last.Forget()
+			}
 			return
 		}
 		l.mu.Unlock()
 	}
 }
 
-// failQueue needs mu.
-func (l *link) failQueue(err error) {
-	for l.queue.first != nil {
-		r := l.queue.first
-		l.queue.remove(r)
-		r.complete(err)
+// failQueue fails what was begun until then. It needs mu.
+func (l *link) failQueue(err error, then time.Time) {
+	for r := l.queue.first; r != nil; {
+		next := r.next
+		if !r.begun.After(then) {
+			l.queue.remove(r)
+			r.complete(err)
+		}
+		r = next
 	}
 }
 
@@ -142,7 +157,7 @@ func (l *link) failQueue(err error) {
 func (l *link) expireQueue(now time.Time) {
 	for r := l.queue.first; r != nil; {
 		next := r.next
-		if now.Sub(r.begun) >= l.expiry {
+		if !now.Before(r.by) {
 			l.queue.remove(r)
 			r.complete(l.server.TimedOut())
 		}
@@ -150,10 +165,14 @@ func (l *link) expireQueue(now time.Time) {
 	}
 }
 
-// serve uses a stream until it ends, and reports whether something goes again.
-func (l *link) serve(t *pool.Stream) (repeats bool) {
+// serve uses a stream until it ends.
+func (l *link) serve(t *pool.Stream) {
 	l.mu.Lock()
 	l.sent, l.inFlight, l.bytes, l.ended, l.err, l.writing = l.sent[:0], 0, 0, false, nil, false
+	l.open, l.draining = true, false
+	for r := l.queue.first; r != nil; r = r.next {
+		r.by = time.Now().Add(l.expiry) // the wait for a socket was the dial timeout's
+	}
 	l.mu.Unlock()
 	r := newReader(l, t)
 	w := &writer{link: l, stream: t, meta: t.Meta(), unwritten: never}
@@ -161,7 +180,7 @@ func (l *link) serve(t *pool.Stream) (repeats bool) {
 	reading.Go(func() { l.end(t, r.run(), false) })
 	w.run()
 	reading.Wait()
-	return l.sortOut(t, r, w)
+	l.sortOut(t, r, w)
 }
 
 // end says that the reader or the writer has ended, and why. The other one is to end,
@@ -181,18 +200,26 @@ func (l *link) end(t *pool.Stream, err error, writing bool) {
 
 // sortOut ends the stream, and what is still in flight: it fails, or goes again. What
 // was never written goes again where the server closed the connection, and once a read
-// that got no byte of its reply, if the connection may have been closed before it.
-func (l *link) sortOut(t *pool.Stream, r *reader, w *writer) (repeats bool) {
+// that got no byte of its reply, if the connection may have been closed before it. After
+// one that never answered, nothing does.
+func (l *link) sortOut(t *pool.Stream, r *reader, w *writer) {
 	if l.err == errIdle {
+		l.mu.Lock()
+		l.open = false
+		l.mu.Unlock()
 		t.Release()
-		return false
+		return
 	}
-	outOfStep := isReply(l.err)
+	var reply *protocol.ReplyError
+	full := errors.As(l.err, &reply) && reply.TooManyConns() && !r.answered // told to whoever comes
+	outOfStep := isReply(l.err) && !full
 	closed := pool.Closed(l.err) || outOfStep
-	mayRepeat := outOfStep || closed && (t.Reused() || r.answered)
+	used := t.Reused() || r.answered
+	silent := !l.writing && errors.Is(l.err, os.ErrDeadlineExceeded)
 
 	var again, lost []*request
 	l.mu.Lock()
+	l.open = false
 	for i, first := range slices.Concat(r.due[r.next:], l.sent) {
 		begun := i == 0 && r.begun
 		for q := first; q != nil; {
@@ -202,9 +229,9 @@ func (l *link) sortOut(t *pool.Stream, r *reader, w *writer) (repeats bool) {
 			case q.left.Load():
 			case l.server.Closing():
 				lost = append(lost, q)
-			case closed && first.token >= w.unwritten:
+			case closed && (used || outOfStep) && first.token >= w.unwritten:
 				again = append(again, q)
-			case mayRepeat && q.isRead() && !begun && !q.repeated:
+			case closed && (used || outOfStep) && q.isRead() && !begun && !q.repeated:
 				q.repeated = true
 				again = append(again, q)
 			default:
@@ -217,19 +244,36 @@ func (l *link) sortOut(t *pool.Stream, r *reader, w *writer) (repeats bool) {
 		l.queue.pushFront(q)
 	}
 	l.mu.Unlock()
+	counts := true
+	if silent { // one failure, whatever the number of links; none where only some wait
+		counts = l.paused.begin() && !t.OthersHeard(time.Now().Add(-r.silence/2))
+	}
+	if len(again) > 0 {
+		t.Keep() // they go on a new connection
+	}
 
 	var err error
 	switch {
+	case full:
+		t.Stale()
+		err = l.err
 	case outOfStep:
 		t.Drop()
 		err = l.server.Lost(errBehind)
-	case closed && len(lost) == 0:
+	case closed && used && len(lost) == 0:
 		t.Stale()
+	case !counts:
+		t.Stale()
+		err = l.server.TimedOut()
 	default:
 		err = t.Fail(l.err, l.writing)
 	}
 	for _, q := range lost {
 		q.complete(err)
 	}
-	return len(again) > 0
+	if full || closed && !used && !outOfStep {
+		l.mu.Lock()
+		l.failQueue(err, time.Now())
+		l.mu.Unlock()
+	}
 }

@@ -30,6 +30,7 @@ type Links struct {
 	alone  int32        // how many calls in flight go each on a socket of its own
 	calls  atomic.Int32 // in flight, shared or not
 	links  []*link
+	paused pause
 
 	// large has the hashes of some keys whose values were too long for a link when they
 	// were last got, each in its own place.
@@ -41,7 +42,7 @@ type Links struct {
 func New(server *pool.Server, n, alone int) *Links {
 	ls := &Links{server: server, alone: int32(alone)}
 	for range n {
-		ls.links = append(ls.links, newLink(server))
+		ls.links = append(ls.links, newLink(server, &ls.paused))
 	}
 	return ls
 }
@@ -50,7 +51,8 @@ func New(server *pool.Server, n, alone int) *Links {
 // it is not one of the first few, or would have to wait for a socket. A key whose value
 // keeps others waiting goes alone.
 func (ls *Links) Begin(key string) (shared bool) {
-	return (ls.calls.Add(1) > ls.alone || ls.server.Full()) && len(ls.links) > 0 && !ls.isLarge(key)
+	many := ls.calls.Add(1) > ls.alone || ls.server.Full()
+	return many && len(ls.links) > 0 && !ls.isLarge(key) && !ls.paused.lasts()
 }
 
 func (ls *Links) isLarge(key string) bool {
@@ -78,7 +80,7 @@ func (ls *Links) Stats() (calls uint64, open int) {
 	for _, l := range ls.links {
 		l.mu.Lock()
 		calls += l.calls
-		if l.running {
+		if l.open {
 			open++
 		}
 		l.mu.Unlock()

@@ -23,6 +23,7 @@ type reader struct {
 	r       *bufio.Reader
 	silence time.Duration // after which the server is given up that has replies due
 	heard   time.Time     // when the last byte came
+	replied time.Time     // when the last reply was complete
 
 	due      []*request // from next on
 	next     int
@@ -48,8 +49,12 @@ func (r *reader) run() error {
 			return err
 		}
 		q := r.first()
-		if q == nil {
-			return protocol.ErrUnexpected // nobody asked
+		if q == nil { // nobody asked
+			line, err := protocol.Line(r.r)
+			if err == nil {
+				err = protocol.LineError(line)
+			}
+			return err
 		}
 		r.begun = true
 		if err := r.reply(q); err != nil {
@@ -76,7 +81,9 @@ func (r *reader) first() *request {
 // Read is what the replies are read by. It goes on when its deadline passes unless
 // there is a reason to end.
 func (r *reader) Read(p []byte) (int, error) {
-	r.account()
+	if err := r.account(); err != nil {
+		return 0, err
+	}
 	for {
 		n, err := r.stream.Read(p)
 		if n > 0 {
@@ -92,25 +99,31 @@ func (r *reader) Read(p []byte) (int, error) {
 	}
 }
 
-// account makes room for what is to be written next.
-func (r *reader) account() {
+// account makes room for what is to be written next, and ends a stream that is drained.
+func (r *reader) account() error {
 	if r.finished == 0 {
-		return
+		return nil
 	}
 	r.answered = true
+	r.replied = r.heard
 	r.stream.Answered()
 	l := r.link
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.inFlight -= r.finished
 	l.bytes -= r.bytes
-	l.mu.Unlock()
-	l.work.Signal()
 	r.finished, r.bytes = 0, 0
+	if l.draining && l.inFlight == 0 {
+		l.ended, l.err = true, errIdle
+		return errIdle
+	}
+	l.work.Signal()
+	return nil
 }
 
 // tick ends the calls whose time is over. It returns an error where the server has been
-// silent for too long, or there is nothing to do, and else sets the next deadline: no
-// later than either, or the next call's end, can be.
+// silent for too long, or has not got a reply done, or there is nothing to do, and else
+// sets the next deadline: no later than any of these, or the next call's end, can be.
 func (r *reader) tick() error {
 	l := r.link
 	now := time.Now()
@@ -123,13 +136,11 @@ func (r *reader) tick() error {
 		}
 	}
 	l.expireQueue(now)
+	l.draining = l.draining || r.stream.Retires(now)
 	next := min(linger, r.silence)
 	if l.inFlight > 0 {
-		quiet := now.Sub(r.heard)
-		if r.heard.Before(l.dueSince) {
-			quiet = now.Sub(l.dueSince)
-		}
-		if quiet >= r.silence {
+		quiet := now.Sub(latest(r.heard, l.dueSince))
+		if quiet >= r.silence || now.Sub(latest(r.replied, l.dueSince)) >= l.expiry {
 			return os.ErrDeadlineExceeded
 		}
 		next = min(next, r.silence-quiet)
@@ -137,7 +148,7 @@ func (r *reader) tick() error {
 	for _, due := range [][]*request{r.due[r.next:], l.sent} {
 		for _, q := range due {
 			for ; q != nil; q = q.more {
-				if left := q.begun.Add(l.expiry).Sub(now); q.left.Load() {
+				if left := q.by.Sub(now); q.left.Load() {
 				} else if left <= 0 {
 					q.left.Store(true)
 					q.complete(l.server.TimedOut())
@@ -148,10 +159,17 @@ func (r *reader) tick() error {
 		}
 	}
 	if q := l.queue.first; q != nil {
-		next = min(next, q.begun.Add(l.expiry).Sub(now))
+		next = min(next, q.by.Sub(now))
 	}
 	r.stream.SetReadDeadline(now.Add(next))
 	return nil
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
 }
 
 // reply reads a reply. Its error is one after which the next cannot be told.
@@ -251,9 +269,14 @@ func (r *reader) metaReply(q *request, line []byte) error {
 	return err
 }
 
-// data reads a value, or over it where nobody wants it.
+// data reads a value, or over it where nobody wants it: neither q's caller nor another
+// one's of the same merged get.
 func (r *reader) data(q *request, size int) (err error) {
-	if q.kind == exists || q.left.Load() {
+	wanted := false
+	for o := q; o != nil && !wanted; o = o.more {
+		wanted = o.kind == get && o.key == q.key && !o.left.Load()
+	}
+	if !wanted {
 		return protocol.SkipData(r.r, size)
 	}
 	q.value, err = protocol.Data(r.r, size)
@@ -331,11 +354,9 @@ func (r *reader) fillDuplicates(first *request, came int) {
 			continue
 		}
 		for o := first; o != nil; o = o.more {
-			if o.found && o.key == q.key {
+			if o.found && o.key == q.key && (o.value != nil || q.kind == exists) {
 				q.found = true
-				if o.value != nil {
-					q.value = append([]byte{}, o.value...)
-				}
+				q.value = append([]byte{}, o.value...)
 				break
 			}
 		}

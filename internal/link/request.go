@@ -31,6 +31,7 @@ type request struct {
 	set     pipeline.Set // of a set; its Expiration of a touch
 	wantCAS bool
 	begun   time.Time
+	by      time.Time // when its own timeouts end it
 
 	queued     bool // under link.mu, as next and prev
 	prev, next *request
@@ -89,6 +90,7 @@ func (ls *Links) do(ctx context.Context, r *request) error {
 	}
 	l := ls.pick(r.key)
 	r.begun = time.Now()
+	r.by = r.begun.Add(l.expiry)
 	if !l.enqueue(r) {
 		r.free()
 		return pool.ErrClosed
@@ -118,7 +120,7 @@ func (ls *Links) do(ctx context.Context, r *request) error {
 }
 
 // pick returns the link of a key: it is always the same, so that a write whose caller
-// has left is not overtaken by that caller's next call.
+// has left is not overtaken by that caller's next call on a link.
 func (ls *Links) pick(key string) *link {
 	if len(ls.links) == 1 {
 		return ls.links[0]

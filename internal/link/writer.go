@@ -49,7 +49,7 @@ func (w *writer) run() {
 func (w *writer) take() bool {
 	l := w.link
 	l.mu.Lock()
-	for !l.ended && (l.queue.first == nil || l.inFlight >= maxRequests || l.bytes >= maxBytes) {
+	for !l.ended && (l.queue.first == nil || l.draining || l.inFlight >= maxRequests || l.bytes >= maxBytes) {
 		l.work.Wait()
 	}
 	ended := l.ended

@@ -95,7 +95,7 @@ func request(c *pool.Conn, fn func(*exchange) error) error {
 	x.lines, x.oneLine, x.values, x.refused = 0, true, false, false
 	err := fn(x)
 	switch {
-	case err == ErrNoMeta:
+	case err == ErrNoMeta, err == pool.ErrStale:
 	case err == nil && x.r.Buffered() == 0 && !x.refused:
 		c.Complete()
 	case (err == nil || x.lines == 1 && !x.values && inStep(err, x.oneLine)) && x.r.Buffered() == 0:

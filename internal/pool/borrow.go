@@ -14,8 +14,10 @@ var ErrPoolTimeout = errors.New("no connection became free")
 // waiter is a call that waits for a socket.
 type waiter struct {
 	handed chan handed // has room for one
-	fresh  bool        // only one that has not been used will do
+	left   bool        // nobody waits any more; under Server.mu
 }
+
+func newWaiter() *waiter { return &waiter{handed: make(chan handed, 1)} }
 
 // handed is what a waiter gets.
 type handed struct {
@@ -24,17 +26,14 @@ type handed struct {
 	err    error
 }
 
-// borrow returns a socket, and whether it has been used before, which it must not be
-// where it is to be fresh: one that rests, or
+// borrow returns a socket, and whether it has been used before: one that rests, or
 // else, first come first served, one that comes back or has been dialled. It ends
 // with ctx, when the server goes down, or after the dial timeout, twice that where
 // somebody is dialling by then.
-func (s *Server) borrow(ctx context.Context, fresh bool) (sock *socket, reused bool, err error) {
-	if fresh {
-		s.closeIdleSince(time.Now()) // the server may have closed them as well, and they may be in the way
-	}
+func (s *Server) borrow(ctx context.Context) (sock *socket, reused bool, err error) {
+	by := time.Time{} // when the wait ends; set by the first one
 	for {
-		h := s.next(ctx, fresh)
+		h := s.next(ctx, &by)
 		if h.sock == nil || !h.reused || h.sock.good() {
 			return h.sock, h.reused, h.err
 		}
@@ -43,10 +42,11 @@ func (s *Server) borrow(ctx context.Context, fresh bool) (sock *socket, reused b
 	}
 }
 
-// next returns the socket that was used last, or waits for one.
-func (s *Server) next(ctx context.Context, fresh bool) handed {
+// next returns the socket that was used last, or waits for one, as the first in line
+// where it has waited before.
+func (s *Server) next(ctx context.Context, by *time.Time) handed {
 	s.mu.Lock()
-	if n := len(s.idle); n > 0 && !fresh {
+	if n := len(s.idle); n > 0 {
 		sock := s.idle[n-1]
 		s.idle[n-1] = nil
 		s.idle = s.idle[:n-1]
@@ -57,54 +57,139 @@ func (s *Server) next(ctx context.Context, fresh bool) handed {
 		s.mu.Unlock()
 		return handed{err: ErrClosed}
 	}
-	w := &waiter{make(chan handed, 1), fresh}
-	place := s.waiters.PushBack(w)
+	w := newWaiter()
+	var place *list.Element
+	start := time.Now()
+	if by.IsZero() {
+		*by = start.Add(s.cfg.DialTimeout)
+		place = s.waiters.PushBack(w)
+	} else {
+		place = s.waiters.PushFront(w)
+	}
 	s.dialMore()
 	full := s.Full()
 	s.mu.Unlock()
 	if full {
 		s.waits.Add(1)
-		defer func(start time.Time) { s.waitTime.Add(int64(time.Since(start))) }(time.Now())
+		defer func() { s.waitTime.Add(int64(time.Since(start))) }()
 	}
-	return s.await(ctx, w, place)
+	return s.await(ctx, w, place, *by)
 }
 
-func (s *Server) await(ctx context.Context, w *waiter, place *list.Element) handed {
-	timer := time.NewTimer(s.cfg.DialTimeout)
+func (s *Server) await(ctx context.Context, w *waiter, place *list.Element, by time.Time) handed {
+	timer := time.NewTimer(time.Until(by))
 	defer timer.Stop()
 	for extended := false; ; extended = true {
 		select {
 		case h := <-w.handed:
 			return h
 		case <-ctx.Done():
+			return s.leave(ctx, w, place)
 		case <-timer.C:
 		}
-		ended := ctx.Err() != nil
 		s.mu.Lock()
-		if len(w.handed) == 0 && !ended && s.dialing > 0 && !extended {
+		switch {
+		case len(w.handed) > 0:
+			s.mu.Unlock()
+			return <-w.handed
+		case s.dialing > 0 && !extended:
 			s.mu.Unlock()
 			timer.Reset(s.cfg.DialTimeout)
-			continue
-		}
-		h := handed{err: &Error{s.Address, s.poolTimeout()}}
-		if len(w.handed) > 0 {
-			h = <-w.handed
-		} else {
+		default:
 			s.waiters.Remove(place)
 			s.lookIfFull()
+			err := s.poolTimeout()
+			s.mu.Unlock()
+			return handed{err: &Error{s.Address, err}}
 		}
+	}
+}
+
+// leave is for a caller whose context has ended. place is nil where it is not in line.
+func (s *Server) leave(ctx context.Context, w *waiter, place *list.Element) handed {
+	s.mu.Lock()
+	w.left = true
+	var h handed
+	switch {
+	case len(w.handed) > 0:
+		h = <-w.handed
+	case place != nil:
+		s.waiters.Remove(place)
+		s.lookIfFull()
+	}
+	s.mu.Unlock()
+	if h.sock != nil {
+		s.putIdle(h.sock)
+	}
+	if ctx == s.closing {
+		return handed{err: ErrClosed}
+	}
+	s.cancelled.Add(1)
+	return handed{err: &contextError{ctx}}
+}
+
+// poolTimeout needs mu.
+func (s *Server) poolTimeout() error {
+	hint := "WithMaxOpenConns sets how many there may be"
+	if err := s.shortage.err; err != nil {
+		hint = "more could not be opened: " + err.Error()
+	}
+	return fmt.Errorf("%w within %v, all %d are in use; %s", ErrPoolTimeout, s.cfg.DialTimeout, s.taken(), hint)
+}
+
+// replace dials in the place of a socket that the server has closed, which it ends. Nobody
+// gets in between, as it keeps the place of that socket in the limit. Where there are no
+// more to be had it takes what others give back.
+func (s *Server) replace(ctx context.Context, old *socket) (sock *socket, reused bool, err error) {
+	w := newWaiter()
+	old.close()
+	s.mu.Lock()
+	if s.closed {
 		s.mu.Unlock()
-		switch {
-		case !ended:
-			return h
-		case h.sock != nil:
-			s.putIdle(h.sock)
+		return nil, false, ErrClosed
+	}
+	delete(s.live, old)
+	s.replacing++
+	dialCtx := s.dialCtx
+	s.mu.Unlock()
+	go func() {
+		sock, err := s.dial(dialCtx)
+		if err != nil {
+			s.dialFailed(err, w)
+		} else {
+			s.dialled(sock, w)
 		}
-		if ctx == s.closing {
-			return handed{err: ErrClosed}
-		}
-		s.cancelled.Add(1)
-		return handed{err: &contextError{ctx}}
+	}()
+	var h handed
+	select {
+	case h = <-w.handed:
+	case <-ctx.Done():
+		h = s.leave(ctx, w, nil)
+	}
+	if h.err != nil && s.isShort(h.err) {
+		return s.borrow(ctx)
+	}
+	return h.sock, false, h.err
+}
+
+// taken counts all that the limit is for. It needs mu.
+func (s *Server) taken() int { return len(s.live) + s.dialing + s.replacing }
+
+// hand gives h to who has waited longest, and reports whether there is anybody. It
+// needs mu.
+func (s *Server) hand(h handed) bool {
+	first := s.waiters.Front()
+	if first == nil {
+		return false
+	}
+	s.waiters.Remove(first).(*waiter).handed <- h
+	s.lookIfFull()
+	return true
+}
+
+// refuse sends all away who wait. It needs mu.
+func (s *Server) refuse(err error) {
+	for s.hand(handed{err: err}) {
 	}
 }
 
@@ -113,35 +198,6 @@ func (s *Server) Full() bool { return s.full.Load() }
 
 // lookIfFull follows what changes it. It needs mu.
 func (s *Server) lookIfFull() { s.full.Store(s.waiters.Len() > s.dialing) }
-
-// poolTimeout needs mu.
-func (s *Server) poolTimeout() error {
-	hint := "WithMaxOpenConns sets how many there may be"
-	if err := s.shortage.err; err != nil {
-		hint = "more could not be opened: " + err.Error()
-	}
-	return fmt.Errorf("%w within %v, all %d are in use; %s", ErrPoolTimeout, s.cfg.DialTimeout, len(s.live)+s.dialing, hint)
-}
-
-// hand gives h to who has waited longest for such a one, and reports whether there is
-// anybody. It needs mu.
-func (s *Server) hand(h handed) bool {
-	for place := s.waiters.Front(); place != nil; place = place.Next() {
-		if w := place.Value.(*waiter); !w.fresh || !h.reused {
-			s.waiters.Remove(place)
-			s.lookIfFull()
-			w.handed <- h
-			return true
-		}
-	}
-	return false
-}
-
-// refuse sends all away who wait. It needs mu.
-func (s *Server) refuse(err error) {
-	for s.hand(handed{err: err}) {
-	}
-}
 
 // putIdle gives a socket back that is ready for a request.
 func (s *Server) putIdle(sock *socket) {
@@ -160,7 +216,7 @@ func (s *Server) keep(h handed) bool {
 		return false
 	case s.hand(h):
 		return true
-	case len(s.idle) >= s.cfg.MaxIdle, s.Full(): // for a fresh one
+	case len(s.idle) >= s.cfg.MaxIdle:
 		return false
 	}
 	s.idle = append(s.idle, h.sock)
@@ -174,22 +230,35 @@ func (s *Server) keep(h handed) bool {
 func (s *Server) remove(sock *socket) {
 	s.mu.Lock()
 	delete(s.live, sock)
+	s.heard = max(s.heard, sock.heard.Load())
 	s.dialMore()
 	s.mu.Unlock()
 }
 
-// dialMore dials for those who wait, as far as the limit allows. It needs mu.
+// dialMore dials for those who wait, as far as the limit allows, and in a shortage one
+// at a time. It needs mu.
 func (s *Server) dialMore() {
 	defer s.lookIfFull()
-	for s.waiters.Len() > s.dialing && len(s.live)+s.dialing < s.cfg.MaxOpen && !s.closed {
+	for s.waiters.Len() > s.dialing && s.taken() < s.cfg.MaxOpen && !s.closed {
 		if s.shortage.lasts(s.dialAgain) {
-			if len(s.live)+s.dialing == 0 {
+			if s.taken() == 0 {
 				s.refuse(&Error{s.Address, s.shortage.err})
 			}
 			return
 		}
+		if s.shortage.err != nil && s.dialing > 0 {
+			return
+		}
 		s.dialing++
-		go s.dialOne()
+		ctx := s.dialCtx
+		go func() {
+			sock, err := s.dial(ctx)
+			if err != nil {
+				s.dialFailed(err, nil)
+			} else {
+				s.dialled(sock, nil)
+			}
+		}()
 	}
 }
 
@@ -199,43 +268,63 @@ func (s *Server) dialAgain() {
 	s.mu.Unlock()
 }
 
-func (s *Server) dialOne() {
-	sock, err := s.dial()
-	if err != nil {
-		s.dialFailed(err)
-		return
-	}
+// dialled gives a new socket to w, or to who is first in line.
+func (s *Server) dialled(sock *socket, w *waiter) {
 	s.mu.Lock()
-	s.dialing--
-	s.shortage.end()
+	s.endDial(w)
 	s.live[sock] = struct{}{}
-	kept := s.keep(handed{sock: sock})
+	kept := true
+	if w != nil && !w.left && !s.closed {
+		w.handed <- handed{sock: sock}
+	} else {
+		kept = s.keep(handed{sock: sock})
+	}
+	if s.waiters.Len() == 0 {
+		s.shortage.end()
+	}
+	s.dialMore()
 	s.mu.Unlock()
 	if !kept {
 		sock.discard()
 	}
 }
 
-// dialFailed tells one of those who wait: the others have a dial of their own, or
-// still wait for one. A shortage is told to all, and only where there is no socket
-// to wait for.
-func (s *Server) dialFailed(err error) {
-	if s.closing.Err() != nil {
-		return // closeAll refuses them
+// dialFailed tells w, or one of those who wait: the others have a dial of their own, or
+// still wait for one. A shortage is told to all, and only where there is no socket to
+// wait for.
+func (s *Server) dialFailed(err error, w *waiter) {
+	given := s.closing.Err() != nil || err == errAbandoned
+	wentDown := !given && s.count(err)
+	told := handed{err: &Error{s.Address, err}}
+	switch {
+	case s.closing.Err() != nil:
+		told.err = ErrClosed
+	case err == errAbandoned:
+		told.err = &Error{s.Address, s.health.refused()}
 	}
-	wentDown := s.count(err)
 	s.mu.Lock()
-	s.dialing--
-	if isShort(err) {
-		if s.shortage.begin(err, s.cfg.RetryAfter) {
-			s.cfg.Warnf("memcacheddriver: server %s: no more connections for now, with %d open: %v", s.Address, len(s.live), err)
-		}
-	} else {
-		s.hand(handed{err: &Error{s.Address, err}})
+	s.endDial(w)
+	if s.isShort(err) && s.shortage.begin(err, s.cfg.RetryAfter) {
+		s.cfg.Warnf("memcacheddriver: server %s: no more connections for now, with %d open: %v", s.Address, len(s.live), err)
+	}
+	switch {
+	case w != nil:
+		w.handed <- told
+	case !given && !s.isShort(err):
+		s.hand(told)
 	}
 	s.mu.Unlock()
 	if wentDown {
 		s.goDown(err)
 	}
 	s.dialAgain()
+}
+
+// endDial needs mu.
+func (s *Server) endDial(w *waiter) {
+	if w == nil {
+		s.dialing--
+	} else {
+		s.replacing--
+	}
 }

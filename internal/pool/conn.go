@@ -2,6 +2,7 @@ package pool
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -42,7 +43,9 @@ type Conn struct {
 
 	// eager means that the socket goes back with each complete reply of gomemcache's,
 	// as nobody knows when the next request comes.
-	eager bool
+	eager   bool
+	length  int // of gomemcache's request, 0 where that cannot be told
+	written int // of what was written in it
 
 	// replyDone means that the last reply has been read to its end, or that nothing
 	// was sent: the socket is fit for another request.
@@ -87,30 +90,38 @@ func (c *Conn) begin() (reused bool, err error) {
 		c.start()
 		return true, nil
 	}
-	return c.borrow(false)
-}
-
-// Repeat begins a request again, on a new socket.
-func (c *Conn) Repeat() error {
-	_, err := c.borrow(true)
-	return err
-}
-
-func (c *Conn) borrow(fresh bool) (reused bool, err error) {
 	if err := c.server.Admit(); err != nil {
 		return false, err
 	}
-	ctx := c.server.closing
-	if c.lane != nil {
-		ctx = c.lane.ctx
+	sock, reused, err := c.server.borrow(c.ctx())
+	return reused, c.have(sock, err)
+}
+
+// Repeat begins a request again, on a new socket in the place of the one that the server
+// has closed.
+func (c *Conn) Repeat() error {
+	if err := c.server.Admit(); err != nil {
+		c.Drop()
+		return err
 	}
-	s, reused, err := c.server.borrow(ctx, fresh)
+	sock, _, err := c.server.replace(c.ctx(), c.sock.Swap(nil))
+	return c.have(sock, err)
+}
+
+func (c *Conn) ctx() context.Context {
+	if c.lane == nil {
+		return c.server.closing
+	}
+	return c.lane.ctx
+}
+
+func (c *Conn) have(sock *socket, err error) error {
 	if err != nil {
-		return false, err
+		return err
 	}
-	c.sock.Store(s)
+	c.sock.Store(sock)
 	c.start()
-	return reused, nil
+	return nil
 }
 
 func (c *Conn) start() {
@@ -139,6 +150,7 @@ func (c *Conn) Asked() bool {
 // comes in one write, so that it can be sent again.
 func (c *Conn) Write(p []byte) (int, error) {
 	if c.phase == writing {
+		c.written += len(p)
 		return c.Send(p)
 	}
 	reused, err := c.begin()
@@ -149,6 +161,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 		c.repeatable = true
 		c.request = append(c.request[:0], p...)
 	}
+	c.length, c.written = lengthOf(p), len(p)
 	c.moreReplies = countReplies(p) - 1
 	c.reply.begin(p)
 	n, err := c.Send(p)
@@ -204,7 +217,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if n > 0 {
 		if c.silent {
 			c.silent = false
-			c.server.heard()
+			s.hear()
 		}
 		c.repeatable = false
 		err = nil // TLS tells of the end with the last bytes, and again at the next read
@@ -233,8 +246,12 @@ func (c *Conn) follow(p []byte) (int, error) {
 		} else {
 			c.Refused()
 		}
-		if c.eager {
+		switch {
+		case !c.eager:
+		case c.length == 0 || c.written == c.length:
 			c.Release()
+		default:
+			c.Drop() // there is another request behind it, by hand
 		}
 	case replyOutOfStep:
 		c.server.succeeded()

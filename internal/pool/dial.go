@@ -13,19 +13,25 @@ import (
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
 )
 
+// errAbandoned means that a dial was given up, as the server is known to be down.
+var errAbandoned = errors.New("the dial was given up")
+
 // dial opens a socket within the dial timeout. No caller's context ends it: the next
 // caller finds the connection, and a server that does not answer has failed however
 // soon the callers gave up.
-func (s *Server) dial() (*socket, error) {
+func (s *Server) dial(ctx context.Context) (*socket, error) {
 	deadline := time.Now().Add(s.cfg.DialTimeout)
-	ctx, cancel := context.WithDeadline(s.closing, deadline)
+	limited, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	sock, err := s.open(ctx)
-	if err == nil || s.closing.Err() != nil {
-		return sock, err
+	sock, err := s.open(limited)
+	switch {
+	case err == nil:
+		return sock, nil
+	case ctx.Err() != nil: // Close, too
+		return nil, errAbandoned
 	}
 	s.dialErrors.Add(1)
-	// The network knows the deadline, and may see it pass before ctx does.
+	// The network knows the deadline, and may see it pass before the context does.
 	if !time.Now().Before(deadline) {
 		err = fmt.Errorf("no connection within the dial timeout of %v: %w", s.cfg.DialTimeout, os.ErrDeadlineExceeded)
 		s.answersMeta.Store(false)
@@ -34,19 +40,41 @@ func (s *Server) dial() (*socket, error) {
 		s.timeouts.Add(1)
 	}
 	s.HideCredentials(err)
+	return nil, s.explainDial(err)
+}
+
+// explainDial says what a failure to connect means, and what to do.
+func (s *Server) explainDial(err error) error {
 	var lookup *net.DNSError
 	var reply *protocol.ReplyError
 	switch {
 	case errors.Is(err, errRefused), errors.Is(err, syscall.ENOENT):
-		err = fmt.Errorf("%w (is memcached running there?)", err)
-	case errors.As(err, &lookup) && lookup.IsNotFound:
-		err = fmt.Errorf("%w (check the host name)", err)
+		return fmt.Errorf("%w (is memcached running there?)", err)
 	case errors.As(err, &reply) && reply.TooManyConns():
-		err = fmt.Errorf("%w: %w", ErrTooManyConns, err)
-	case isShortage(err):
-		err = fmt.Errorf("this machine has no more to open a connection with (see ulimit -n, and the range of local ports): %w", err)
+		return fmt.Errorf("%w: %w", ErrTooManyConns, err)
+	case errors.As(err, &lookup) && !isShortage(err):
+		if shortage := noDescriptors(); shortage != nil { // which a look-up does not tell
+			return s.explainDial(fmt.Errorf("%w: %w", err, shortage))
+		}
+		if lookup.IsNotFound {
+			return fmt.Errorf("%w (check the host name)", err)
+		}
+	case s.isShort(err):
+		return fmt.Errorf("this machine has no more to open a connection with (see ulimit -n, and the range of local ports): %w", err)
 	}
-	return nil, err
+	return err
+}
+
+// noDescriptors returns the error of a process that can open no more files.
+func noDescriptors() error {
+	f, err := os.Open(os.DevNull)
+	if err != nil && isShortage(err) {
+		return err
+	}
+	if err == nil {
+		f.Close()
+	}
+	return nil
 }
 
 // open connects and asks for meta. A server that does not answer, twice where it
@@ -78,7 +106,7 @@ func (s *Server) open(ctx context.Context) (*socket, error) {
 		if err == nil {
 			s.answersMeta.Store(true)
 			s.prove()
-			s.heard()
+			sock.hear()
 			return sock, nil
 		}
 		sock.close()

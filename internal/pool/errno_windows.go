@@ -22,3 +22,6 @@ func isShortage(err error) bool {
 	}
 	return false
 }
+
+// isNoAddress reports whether there is no local address with a port to connect from.
+func isNoAddress(err error) bool { return errors.Is(err, syscall.Errno(10049)) }

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -22,7 +23,7 @@ func (c *Conn) fail(err error) error {
 	s := c.server
 	if c.lane != nil && c.lane.ctx.Err() != nil {
 		s.cancelled.Add(1)
-		if c.phase == reading && c.silent {
+		if c.phase == reading && c.silent && context.Cause(c.lane.ctx) != errReturned {
 			s.gaveUp(c.sock.Load().used)
 		}
 		c.Drop()
@@ -35,8 +36,7 @@ func (c *Conn) fail(err error) error {
 	if c.repeatable && isClosed(err) {
 		c.repeatable = false
 		s.stale.Add(1)
-		c.Drop()
-		return ErrStale
+		return ErrStale // the socket keeps its place for Repeat
 	}
 	cause := s.describe(err, c.phase == writing)
 	c.Drop()

@@ -114,35 +114,23 @@ func (h *health) state() State {
 }
 
 // silence adds up for how long replies have been due that callers gave up on, since
-// the server last said a byte to anybody.
+// the server last said a byte to anybody. The server's mu guards it.
 type silence struct {
-	broken atomic.Bool // by somebody who gave up: a healthy server costs one load
-
-	mu    sync.Mutex
 	due   time.Duration
 	until time.Time // when the last of them gave up
 }
 
-// add counts the time from sent to now, where it has not been counted yet, and
-// returns the sum.
-func (s *silence) add(sent, now time.Time) time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.broken.Store(true)
+// add counts the time from sent to now, where it has not been counted yet and nothing
+// was heard, and returns the sum.
+func (s *silence) add(sent, heard, now time.Time) time.Duration {
+	if heard.After(s.until) {
+		s.due = 0
+		s.until = heard
+	}
 	if sent.Before(s.until) {
 		sent = s.until
 	}
 	s.due += now.Sub(sent)
 	s.until = now
 	return s.due
-}
-
-func (s *silence) end() {
-	if !s.broken.Load() {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.broken.Store(false)
-	s.due = 0
 }

@@ -3,6 +3,7 @@ package pool
 import (
 	"bytes"
 	"errors"
+	"strconv"
 
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
 )
@@ -51,6 +52,27 @@ func commandOf(request []byte) command {
 		return version
 	}
 	return otherCommand
+}
+
+// lengthOf returns how long the request is that begins with p, 0 where p does not tell.
+func lengthOf(p []byte) int {
+	line, _, ok := bytes.Cut(p, []byte("\r\n"))
+	length := len(line) + 2
+	switch {
+	case !ok:
+		return 0
+	case commandOf(p) != storage:
+		return length
+	}
+	for range 4 { // command, key, flags, exptime
+		_, line, _ = bytes.Cut(line, []byte(" "))
+	}
+	number, _, _ := bytes.Cut(line, []byte(" "))
+	size, err := strconv.Atoi(string(number))
+	if err != nil {
+		return 0
+	}
+	return length + size + 2
 }
 
 // endsWell reports whether line is a reply's last one, and no error.

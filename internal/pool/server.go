@@ -20,8 +20,7 @@ type Server struct {
 	cfg     *Config
 	closing context.Context // ends with Close: cuts dialling
 
-	health  health
-	silence silence
+	health health
 	counters
 	openAccess  atomic.Bool  // it asks for no authentication; said once
 	proven      atomic.Bool  // it has answered as a memcached does
@@ -30,19 +29,25 @@ type Server struct {
 
 	full atomic.Bool // more wait for a socket than are dialled
 
-	mu      sync.Mutex
-	idle    []*socket // used last in first out: the oldest is idle[0]
-	live    map[*socket]struct{}
-	dialing int
-	waiters list.List   // of *waiter, first come first served; empty while a socket is idle
-	sweep   *time.Timer // closes sockets that were idle for too long; nil until needed
-	closed  bool
+	mu        sync.Mutex
+	idle      []*socket // used last in first out: the oldest is idle[0]
+	live      map[*socket]struct{}
+	dialing   int       // for those in line
+	replacing int       // dials of replace
+	waiters   list.List // of *waiter, first come first served; empty while a socket is idle
+	dialCtx   context.Context
+	endDials  context.CancelFunc // of all that are under way
+	sweep     *time.Timer        // closes sockets that were idle for too long; nil until needed
+	closed    bool
+
+	heard   int64 // since start: when a byte last came on a socket that is closed
+	silence silence
 
 	shortage shortage
 }
 
 func newServer(addr Addr, index int, cfg *Config, closing context.Context) *Server {
-	return &Server{
+	s := &Server{
 		Addr:    addr,
 		Index:   index,
 		cfg:     cfg,
@@ -50,6 +55,8 @@ func newServer(addr Addr, index int, cfg *Config, closing context.Context) *Serv
 		health:  health{limit: cfg.FailureLimit, retryAfter: cfg.RetryAfter},
 		live:    make(map[*socket]struct{}),
 	}
+	s.dialCtx, s.endDials = context.WithCancel(closing)
+	return s
 }
 
 // sweepIdle closes what has been idle for too long, and comes again when the
@@ -105,16 +112,21 @@ func (s *Server) failed(cause error) {
 
 // count reports whether the server is down by this failure.
 func (s *Server) count(cause error) (wentDown bool) {
+	if s.isShort(cause) {
+		return false
+	}
 	s.askAgain.Store(0)
-	return !isShort(cause) && s.health.failed(cause)
+	return s.health.failed(cause)
 }
 
-// goDown sends away who waits, and closes what rests: the next connection is a new
-// one, by a new look-up of the name; the old ones may wait for a host that is gone,
-// each for a whole timeout.
+// goDown sends away who waits, and ends what is dialled and what rests: the next
+// connection is a new one, by a new look-up of the name; the old ones may wait for a host
+// that is gone, each for a whole timeout.
 func (s *Server) goDown(cause error) {
 	s.mu.Lock()
 	s.refuse(&Error{s.Address, s.health.refused()})
+	s.endDials()
+	s.dialCtx, s.endDials = context.WithCancel(s.closing)
 	s.mu.Unlock()
 	s.closeIdleSince(time.Now())
 	s.cfg.Warnf("memcacheddriver: server %s is down after %d failures in a row: %v", s.Address, s.cfg.FailureLimit, cause)
@@ -124,13 +136,17 @@ func (s *Server) goDown(cause error) {
 // reply no byte has come. A server that has said nothing to anybody for a read
 // timeout while replies were due has failed, though no caller waited that long.
 func (s *Server) gaveUp(sent time.Time) {
-	if s.silence.add(sent, time.Now()) >= s.cfg.ReadTimeout {
+	s.mu.Lock()
+	heard := s.heard
+	for sock := range s.live {
+		heard = max(heard, sock.heard.Load())
+	}
+	silent := s.silence.add(sent, start.Add(time.Duration(heard)), time.Now()) >= s.cfg.ReadTimeout
+	s.mu.Unlock()
+	if silent {
 		s.failed(fmt.Errorf("not a byte within the read timeout of %v, in which all callers gave up: %w", s.cfg.ReadTimeout, os.ErrDeadlineExceeded))
 	}
 }
-
-// heard says that a byte of a reply has come.
-func (s *Server) heard() { s.silence.end() }
 
 // prove remembers that the server has answered. It is only looked whether there is
 // something to remember, as the cores would pass the write around.

@@ -9,19 +9,22 @@ import (
 // connection because it has too many.
 var ErrTooManyConns = errors.New("the server has too many connections (memcached -c)")
 
-// isShort reports whether there are no more connections to be had, here or there:
-// no failure of the server's.
-func isShort(err error) bool { return isShortage(err) || errors.Is(err, ErrTooManyConns) }
+// isShort reports whether there are no more connections to be had, here or there: no
+// failure of the server's. Local ports are short only where one has led there before: a
+// machine without IPv6 says the same of every IPv6 address.
+func (s *Server) isShort(err error) bool {
+	return errors.Is(err, ErrTooManyConns) || isShortage(err) && (!isNoAddress(err) || s.proven.Load())
+}
 
 const (
 	firstShortage = 50 * time.Millisecond // how long the first one lasts; each next one twice as long
 	shortageTold  = time.Minute           // the log has a line at most so often
 )
 
-// shortage is a time in which no connection is opened, because there were no more to
-// be had. The server's mu guards it.
+// shortage begins when there were no more connections to be had. For a time none is
+// opened; then one at a time, until nobody waits any more. The server's mu guards it.
 type shortage struct {
-	err    error // nil after a connection has been opened
+	err    error // nil where there is none
 	length time.Duration
 	until  time.Time
 	timer  *time.Timer // runs the function of lasts when it is over
@@ -47,7 +50,7 @@ func (s *shortage) begin(err error, max time.Duration) (tell bool) {
 	return true
 }
 
-// lasts reports whether it does, and runs then when it is over.
+// lasts reports whether none is to be opened yet, and runs then when that is over.
 func (s *shortage) lasts(then func()) bool {
 	left := time.Until(s.until)
 	if s.err == nil || left <= 0 {
@@ -61,7 +64,7 @@ func (s *shortage) lasts(then func()) bool {
 	return true
 }
 
-// end says that a connection has been opened.
+// end says that there are enough again.
 func (s *shortage) end() {
 	s.err = nil
 	if s.timer != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,16 +19,20 @@ const (
 	recordWait = time.Millisecond
 )
 
+// start is what times that goroutines share are counted from.
+var start = time.Now()
+
 // socket is an open network connection, authenticated and ready for a command.
 type socket struct {
 	net.Conn                 // what requests go through: TLS or plain
 	plain           net.Conn // the connection below TLS
 	server          *Server
-	used            time.Time // when a reply was last waited for
-	readBy, writeBy time.Time // the deadlines that are set
-	meta            bool      // the server has shown on it that it speaks the meta protocol
-	askAgain        time.Time // when to ask for it on a new socket; zero if it was answered
-	peeker          *peeker   // of plain; nil where the platform has none
+	used            time.Time    // when a reply was last waited for
+	readBy, writeBy time.Time    // the deadlines that are set
+	heard           atomic.Int64 // since start: when a reply began to come
+	meta            bool         // the server has shown on it that it speaks the meta protocol
+	askAgain        time.Time    // when to ask for it on a new socket; zero if it was answered
+	peeker          *peeker      // of plain; nil where the platform has none
 }
 
 // good reports whether the socket can be used again.
@@ -62,6 +67,9 @@ func (s *socket) onlyTickets(t *tls.Conn, wait time.Duration) bool {
 	_, err := t.Read(b[:])
 	return errors.Is(err, os.ErrDeadlineExceeded)
 }
+
+// hear says that bytes have come.
+func (s *socket) hear() { s.heard.Store(int64(time.Since(start))) }
 
 // reset closes a socket in the middle of a request, without the wait that TCP
 // keeps its port for: cancelled calls by the thousand would use up all ports.

@@ -39,7 +39,7 @@ func (s *Server) Stats() Stats {
 	s.mu.Lock()
 	st.Idle = len(s.idle)
 	st.InUse = len(s.live) - st.Idle
-	st.Dialing = s.dialing
+	st.Dialing = s.dialing + s.replacing
 	st.Waiting = max(0, s.waiters.Len()-s.dialing)
 	s.mu.Unlock()
 	return st

@@ -12,17 +12,46 @@ import (
 type Stream struct {
 	sock   *socket
 	reused bool
+	kept   bool // its place in the limit, for the next one
 }
 
-// OpenStream borrows a socket, as a call does, a new one where fresh. It does not ask for the server's
-// health: every call does, by [Server.Admit]. Its error is that of all calls that wait
-// for it, and has been counted as one failure.
-func (s *Server) OpenStream(fresh bool) (*Stream, error) {
-	sock, reused, err := s.borrow(s.closing, fresh)
+// OpenStream borrows a socket, as a call does; after one that was kept it is a new one in
+// its place. It does not ask for the server's health: every call does, by
+// [Server.Admit]. Its error is that of all calls that wait for it, and has been counted
+// as one failure.
+func (s *Server) OpenStream(after *Stream) (*Stream, error) {
+	var sock *socket
+	var reused bool
+	var err error
+	if after != nil && after.kept {
+		sock, reused, err = s.replace(s.closing, after.sock)
+	} else {
+		sock, reused, err = s.borrow(s.closing)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return &Stream{sock, reused}, nil
+	return &Stream{sock: sock, reused: reused}, nil
+}
+
+// Keep makes the end of the stream keep its place in the limit, until OpenStream or
+// Forget.
+func (t *Stream) Keep() { t.kept = true }
+
+// Forget gives up the place of a stream that was kept.
+func (t *Stream) Forget() {
+	if t.kept {
+		t.kept = false
+		t.sock.server.remove(t.sock)
+	}
+}
+
+func (t *Stream) close() {
+	if t.kept {
+		t.sock.close()
+	} else {
+		t.sock.reset()
+	}
 }
 
 // Meta reports whether the server has shown on the socket that it speaks the meta
@@ -47,7 +76,7 @@ func (t *Stream) Write(p []byte) (int, error) {
 func (t *Stream) Read(p []byte) (int, error) {
 	n, err := t.sock.Read(p)
 	if n > 0 {
-		t.sock.server.heard()
+		t.sock.hear()
 	}
 	return n, err
 }
@@ -64,6 +93,26 @@ func (t *Stream) Answered() {
 	t.sock.server.succeeded()
 }
 
+// Retires reports whether the socket is not to be used any more, as the server was not
+// asked for meta on it and may be asked again.
+func (t *Stream) Retires(now time.Time) bool {
+	return !t.sock.askAgain.IsZero() && now.After(t.sock.askAgain)
+}
+
+// OthersHeard reports whether the server has said something on another socket since then.
+func (t *Stream) OthersHeard(since time.Time) bool {
+	s := t.sock.server
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	heard := s.heard
+	for sock := range s.live {
+		if sock != t.sock {
+			heard = max(heard, sock.heard.Load())
+		}
+	}
+	return start.Add(time.Duration(heard)).After(since)
+}
+
 // Cut closes the socket, so that what waits for it ends. Any goroutine may call it.
 func (t *Stream) Cut() { t.sock.close() }
 
@@ -76,13 +125,13 @@ func (t *Stream) Release() {
 // Drop closes a socket on which the next reply cannot be told. The server is alive.
 func (t *Stream) Drop() {
 	t.sock.server.succeeded()
-	t.sock.reset()
+	t.close()
 }
 
 // Stale closes a socket that the server had closed, to the harm of no call.
 func (t *Stream) Stale() {
 	t.sock.server.stale.Add(1)
-	t.sock.reset()
+	t.close()
 }
 
 // Fail closes a socket that err has ended and counts one failure of the server, unless
@@ -90,7 +139,7 @@ func (t *Stream) Stale() {
 // came from.
 func (t *Stream) Fail(err error, writing bool) error {
 	s := t.sock.server
-	t.sock.reset()
+	t.close()
 	if s.closing.Err() != nil {
 		return ErrClosed
 	}

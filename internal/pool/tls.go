@@ -1,20 +1,45 @@
 package pool
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
+
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
 )
 
 // handshake puts TLS on a connection.
 func (s *Server) handshake(ctx context.Context, plain net.Conn) (*tls.Conn, error) {
-	t := tls.Client(plain, s.tlsConfig())
+	head := &headConn{Conn: plain}
+	t := tls.Client(head, s.tlsConfig())
 	if err := t.HandshakeContext(ctx); err != nil {
+		line, _, _ := bytes.Cut(head.head, []byte("\r\n"))
+		if full := (&protocol.ReplyError{Line: string(line)}); full.TooManyConns() {
+			return nil, full // which memcached says in the clear
+		}
 		return nil, fmt.Errorf("TLS: %w", explainTLS(err))
 	}
+	head.done = true
+	head.head = nil
 	return t, nil
+}
+
+// headConn remembers the first bytes that come until the handshake is done.
+type headConn struct {
+	net.Conn
+	head []byte
+	done bool
+}
+
+func (c *headConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if !c.done && len(c.head) < protocol.MaxLine {
+		c.head = append(c.head, p[:n]...)
+	}
+	return n, err
 }
 
 // tlsConfig takes the name that the certificate must have from the address,
