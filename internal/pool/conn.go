@@ -161,7 +161,9 @@ func (c *Conn) Write(p []byte) (int, error) {
 		c.repeatable = true
 		c.request = append(c.request[:0], p...)
 	}
-	c.length, c.written = lengthOf(p), len(p)
+	if c.eager {
+		c.length, c.written = lengthOf(p), len(p)
+	}
 	c.moreReplies = countReplies(p) - 1
 	c.reply.begin(p)
 	n, err := c.Send(p)
