@@ -121,8 +121,9 @@ func (db *MemcachedDB) Do(ctx context.Context, fn func(*memcache.Client) error) 
 
 // Get returns the value of key, which is the caller's to keep and change. A key
 // that is not there is [kv.ErrNotFound] itself. A value of no bytes is not nil.
-// Get ends with ctx, at the latest after the dial, write and read timeouts, or
-// twice that where it is sent again, as the server had closed its connection.
+// Get ends with ctx, at the latest after the dial, write and read timeouts, and once
+// more the dial timeout where it had to wait for a connection; or twice that where it is
+// sent again, as the server had closed its connection.
 func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
 	s, err := db.use("get", key)
 	if err != nil {

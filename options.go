@@ -93,7 +93,8 @@ func WithConnMaxIdleTime(d time.Duration) driver.Option {
 // WithServerFailureLimit sets after how many failures in a row a server is taken
 // to be down. Its calls then fail at once with [ErrServerDown], but for one each
 // retryTimeout, which probes it. Failures are the server's own: no connection, a
-// timeout, a reset; never a call's cancellation or deadline. A server that goes
+// timeout, a reset; never a call's cancellation or deadline, unless the server has said
+// nothing to anybody for a read timeout while replies were due. A server that goes
 // down loses its idle connections, so that the probe dials, and looks its name up,
 // anew.
 //

@@ -33,7 +33,7 @@ type ServerStats struct {
 
 	// Waiting counts the calls that wait for a connection now, because as many are
 	// in use as may be. Waits counts all that ever did, and WaitTime is what they
-	// have waited together.
+	// have waited together. Those that share a connection wait for it as one.
 	Waiting  int
 	Waits    uint64
 	WaitTime time.Duration
