@@ -417,6 +417,10 @@ func (c *caller) judgeCause(op string, err, ended error, faked bool) {
 		c.count("no meta")
 	case is(memcacheddriver.ErrValueTooLarge):
 		c.count("too large")
+	case is(memcacheddriver.ErrTooManyConns): // for a while after the fake that said it, too
+		c.count("too many connections")
+	case is(memcacheddriver.ErrPoolTimeout):
+		c.count("no connection")
 	case faked:
 		c.count("said by a fake")
 	default:
