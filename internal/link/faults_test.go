@@ -681,13 +681,15 @@ func TestALateCallWaitsAsLongAsAnEarlyOne(t *testing.T) {
 // The wait for a connection is the dial timeout's.
 func TestAWaitLeavesTheReplyItsTime(t *testing.T) {
 	t.Parallel()
-	const timeout = 300 * time.Millisecond
-	l := open(t, 1, memcachedtest.StartFake(t, nil).Addr(), func(c *pool.Config) {
-		c.MaxOpen, c.WriteTimeout, c.ReadTimeout = 1, timeout, timeout
-	})
+	const write, read = 200 * time.Millisecond, 600 * time.Millisecond
+	f := memcachedtest.StartFake(t, memcachedtest.Script{"mg": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+		time.Sleep(read / 4)
+		c.Default(cmd)
+	}})
+	l := open(t, 1, f.Addr(), func(c *pool.Config) { c.MaxOpen, c.WriteTimeout, c.ReadTimeout = 1, write, read })
 	held, err := l.server.OpenStream(nil)
 	require.NoError(t, err)
-	time.AfterFunc(2*timeout+timeout/2, held.Release)
+	time.AfterFunc(write+read, held.Release)
 	_, _, err = l.Get(t.Context(), "key")
 	assert.NoError(t, err)
 }

@@ -97,10 +97,12 @@ func TestCallersThatGiveUpDoNotBringAServerDown(t *testing.T) {
 // The end of a Do says nothing about the server: its function need not have waited.
 func TestWhatADoLeavesBehindIsNoSilence(t *testing.T) {
 	t.Parallel()
-	const timeout = 400 * time.Millisecond
+	const calls, timeout = 12, 400 * time.Millisecond
 	f := memcachedtest.StartFake(t, memcachedtest.Script{"gets": memcachedtest.Hang})
-	db := drivertest.Open(t, f.Addr(), memcacheddriver.WithTimeout(timeout), memcacheddriver.WithServerFailureLimit(1, drivertest.Never))
-	for range 12 {
+	db := drivertest.Open(t, f.Addr(), memcacheddriver.WithTimeout(timeout), memcacheddriver.WithMaxIdleConns(calls),
+		memcacheddriver.WithServerFailureLimit(1, drivertest.Never))
+	drivertest.Fill(t, db, calls) // else a dial would be a sign of life
+	for range calls {
 		require.NoError(t, db.Do(t.Context(), func(c *memcache.Client) error {
 			go c.Get("k")
 			time.Sleep(timeout / 8)
