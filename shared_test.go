@@ -5,7 +5,10 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -164,6 +167,65 @@ func TestSharedCallsFailAsThoseAlone(t *testing.T) {
 	bothWays(t, f.Addr(), func(t *testing.T, db *memcacheddriver.MemcachedDB) {
 		assert.ErrorIs(t, db.Set(t.Context(), "key", bytes.Repeat([]byte("v"), 5000), 0), memcacheddriver.ErrValueTooLarge)
 	})
+}
+
+// One of the proxy's two servers is frozen. The keys of the other one are served all the
+// same, though what is asked of the frozen one holds up the links for a read timeout.
+func TestAFrozenServerBehindTwemproxy(t *testing.T) {
+	const lasts = 700 * time.Millisecond
+	served := make(map[bool]int64)
+	for _, share := range []bool{false, true} {
+		servers, _ := drivertest.StartServers(t, 2)
+		db := drivertest.Open(t, drivertest.StartTwemproxy(t, servers), memcacheddriver.WithTimeout(200*time.Millisecond))
+		if !share {
+			memcacheddriver.ShareAll(db, false)
+		}
+		healthy, frozen := keysBehind(t, db, servers[0], 20)
+		servers[1].Stop()
+		defer servers[1].Cont()
+		var n atomic.Int64
+		var all sync.WaitGroup
+		end := time.Now().Add(lasts)
+		for g := range 32 {
+			all.Go(func() {
+				for i := g; time.Now().Before(end); i++ {
+					if g%8 == 0 {
+						_, _ = db.Get(t.Context(), frozen[i%len(frozen)])
+						continue
+					}
+					key := healthy[i%len(healthy)]
+					if value, err := db.Get(t.Context(), key); err == nil {
+						n.Add(1)
+						assert.Equal(t, key, string(value))
+					} else {
+						runtime.Gosched() // it may be refused at once
+					}
+				}
+			})
+		}
+		all.Wait()
+		served[share] = n.Load()
+	}
+	t.Logf("%d were served alone, %d shared", served[false], served[true])
+	assert.Greater(t, served[true], served[false]/10)
+}
+
+// keysBehind sets keys that hold their own names, n at least of those that a proxy keeps
+// on server and n of the others.
+func keysBehind(t *testing.T, db *memcacheddriver.MemcachedDB, server *memcachedtest.Server, n int) (on, others []string) {
+	t.Helper()
+	direct := memcache.New(server.Addr())
+	defer direct.Close()
+	for len(on) < n || len(others) < n {
+		key := drivertest.Key()
+		require.NoError(t, db.Set(t.Context(), key, []byte(key), 0))
+		if _, err := direct.Get(key); err == nil {
+			on = append(on, key)
+		} else {
+			others = append(others, key)
+		}
+	}
+	return on, others
 }
 
 // Not parallel: AllocsPerRun counts what others allocate too.

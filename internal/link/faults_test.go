@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/bradfitz/gomemcache/memcache"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -79,20 +83,23 @@ func TestTheReplyToACallThatLeftIsThrownAway(t *testing.T) {
 	}
 }
 
-// A proxy may answer once for a key that is asked for twice.
+// once is a handler that answers once for a key that is asked for twice, as a proxy may,
+// in an order of its own. "none" is not there.
+func once(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+	said := map[string]bool{"none": true}
+	for _, key := range slices.Backward(cmd.Args) {
+		if !said[key] {
+			said[key] = true
+			c.Say(memcachedtest.Value(key, "value of "+key))
+		}
+	}
+	c.Say("END\r\n")
+}
+
 func TestAKeyOfTwoCallersIsServedTwice(t *testing.T) {
 	t.Parallel()
 	ready := make(chan struct{})
-	f := memcachedtest.StartFake(t, slow(ready, classic(memcachedtest.Script{"get": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
-		said := map[string]bool{}
-		for i := range cmd.Args {
-			if key := cmd.Args[len(cmd.Args)-1-i]; !said[key] && key != "none" {
-				said[key] = true
-				c.Say(memcachedtest.Value(key, "value of "+key))
-			}
-		}
-		c.Say("END\r\n")
-	}})))
+	f := memcachedtest.StartFake(t, slow(ready, classic(memcachedtest.Script{"get": once})))
 	l := open(t, 1, f.Addr())
 	values := make([][]byte, 12)
 	key := func(i int) string { return fmt.Sprint("key", max(i, 5)) } // six are the same
@@ -112,6 +119,42 @@ func TestAKeyOfTwoCallersIsServedTwice(t *testing.T) {
 	for i, v := range values {
 		assert.Equal(t, "value of "+key(i), string(v))
 		clear(v) // it is nobody else's
+	}
+}
+
+// Nor does a caller lose its value to one that does not want it.
+func TestAGetBesideAnotherReadOfItsKey(t *testing.T) {
+	t.Parallel()
+	for name, other := range map[string]func(context.Context, *links) error{
+		"Exists": func(_ context.Context, l *links) error { _, err := l.Exists(t.Context(), "key"); return err },
+		"a Get that is left": func(ctx context.Context, l *links) error {
+			_, _, err := l.Get(ctx, "key")
+			if assert.ErrorIs(t, err, context.Canceled) {
+				err = nil
+			}
+			return err
+		},
+	} {
+		ready, left := make(chan struct{}), make(chan struct{})
+		ctx, cancel := context.WithCancel(t.Context())
+		f := memcachedtest.StartFake(t, slow(ready, classic(memcachedtest.Script{"get": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+			cancel()
+			if name == "Exists" || c.Wait(left) {
+				once(c, cmd)
+			}
+		}})))
+		l := open(t, 1, f.Addr())
+		go func() { l.awaitCalls(t, 2); close(ready) }()
+		each(2, func(i int) {
+			if i == 0 {
+				assert.NoError(t, other(ctx, l), name)
+				close(left)
+				return
+			}
+			l.awaitCalls(t, 1)
+			assert.Equal(t, "value of key", l.mustGet(t, "key"), name)
+		})
+		assert.Equal(t, 1, f.Count("get"), "they are merged")
 	}
 }
 
@@ -507,6 +550,148 @@ func TestAReadIsSentAgainOnce(t *testing.T) {
 	})
 	assert.EqualValues(t, 2, served.Load(), "one on each connection")
 	assert.Equal(t, 2, f.Accepted())
+}
+
+// With all connections in everyday use: what goes again keeps the place of the connection
+// that ended.
+func TestWhatGoesAgainIsNotOvertaken(t *testing.T) {
+	t.Parallel()
+	ready, stop := make(chan struct{}), make(chan struct{})
+	var served atomic.Int32
+	f := memcachedtest.StartFake(t, memcachedtest.Script{
+		"mg": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+			if cmd.Args[0] == "bad" {
+				c.Wait(ready)
+				c.Say("nonsense\r\n")
+				return
+			}
+			answer(c, cmd)
+		},
+		"gets": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+			served.Add(1)
+			time.Sleep(time.Millisecond) // on its way
+			c.Default(cmd)
+		},
+	})
+	l := open(t, 1, f.Addr(), func(c *pool.Config) { c.MaxOpen, c.DialTimeout = 2, time.Second })
+	var calls, others sync.WaitGroup
+	calls.Go(func() {
+		_, _, err := l.Get(t.Context(), "bad")
+		assert.ErrorIs(t, err, protocol.ErrUnexpected)
+	})
+	l.awaitCalls(t, 1)
+	calls.Go(func() {
+		_, ok, err := l.Get(t.Context(), "good")
+		assert.NoError(t, err)
+		assert.True(t, ok)
+	})
+	memcachedtest.Eventually(t, func() bool { return link.InFlight(l.Links) == 2 }, "both are written")
+	for range 4 {
+		others.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				err := l.pool.Do(t.Context(), func(lane *pool.Lane) error { _, err := lane.Client.Get("key"); return err })
+				assert.Equal(t, memcache.ErrCacheMiss, err)
+			}
+		})
+	}
+	memcachedtest.Eventually(t, func() bool { return served.Load() > 100 }, "all connections are in use")
+	close(ready)
+	calls.Wait()
+	close(stop)
+	others.Wait()
+}
+
+// It is no connection that has rested: what is asked on it does not go on another one.
+func TestANewConnectionThatIsClosedIsAFailure(t *testing.T) {
+	t.Parallel()
+	const calls = 20
+	f := memcachedtest.StartFake(t, memcachedtest.Script{"mn": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+		c.Default(cmd)
+		c.Close()
+	}})
+	l := open(t, 1, f.Addr(), func(c *pool.Config) { c.FailureLimit = 0 })
+	for i := range calls {
+		_, _, err := l.Get(t.Context(), fmt.Sprint("key", i))
+		assert.ErrorContains(t, err, "closed the connection")
+	}
+	assert.LessOrEqual(t, f.Accepted(), calls+2)
+	assert.Zero(t, l.server.Stats().Stale)
+}
+
+// Where nothing was asked in the dial, each call is told.
+func TestAFullServerThatIsNotAsked(t *testing.T) {
+	t.Parallel()
+	const calls = 4
+	var accepted atomic.Int32
+	addr := memcachedtest.Listen(t, func(c net.Conn) {
+		if accepted.Add(1) > 2 { // after these it is not asked any more
+			_, _ = c.Write([]byte("ERROR Too many open connections\r\n"))
+			_, _ = c.Read(make([]byte, 1000))
+		}
+	})
+	l := open(t, 1, addr)
+	each(calls, func(int) { assert.ErrorContains(t, l.set(t.Context(), "key", nil), "Too many open connections") })
+	assert.LessOrEqual(t, int(accepted.Load()), 2+calls)
+}
+
+// A byte now and then is no reply.
+func TestAServerThatTrickles(t *testing.T) {
+	t.Parallel()
+	f := memcachedtest.StartFake(t, memcachedtest.Script{"mg": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+		c.Say("VA 100000 " + token(cmd) + "\r\n")
+		for c.Say("x") {
+			time.Sleep(20 * time.Millisecond)
+		}
+	}})
+	l := open(t, 1, f.Addr(), impatient, func(c *pool.Config) { c.FailureLimit = 1 })
+	_, _, err := l.Get(t.Context(), "key")
+	assert.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	memcachedtest.Eventually(t, func() bool { s := l.server.Stats(); return s.InUse == 0 && s.Idle == 0 }, "the connection is closed")
+	_, _, err = l.Get(t.Context(), "key")
+	assert.ErrorIs(t, err, pool.ErrServerDown)
+}
+
+// Who comes to a link that waits for a connection has a wait of its own.
+func TestALateCallWaitsAsLongAsAnEarlyOne(t *testing.T) {
+	t.Parallel()
+	const dialTimeout = time.Second
+	l := open(t, 1, memcachedtest.StartFake(t, nil).Addr(), func(c *pool.Config) { c.MaxOpen, c.DialTimeout = 1, dialTimeout })
+	held, err := l.server.OpenStream(nil)
+	require.NoError(t, err)
+	each(2, func(i int) {
+		if i == 0 {
+			_, _, err := l.Get(t.Context(), "early")
+			assert.ErrorIs(t, err, pool.ErrPoolTimeout)
+			time.Sleep(dialTimeout / 20) // the late one would have failed by now
+			held.Release()
+			return
+		}
+		l.awaitCalls(t, 1)
+		time.Sleep(dialTimeout / 2)
+		_, _, err := l.Get(t.Context(), "late")
+		assert.NoError(t, err)
+	})
+}
+
+// The wait for a connection is the dial timeout's.
+func TestAWaitLeavesTheReplyItsTime(t *testing.T) {
+	t.Parallel()
+	const write, read = 200 * time.Millisecond, 600 * time.Millisecond
+	f := memcachedtest.StartFake(t, memcachedtest.Script{"mg": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+		time.Sleep(read / 4)
+		c.Default(cmd)
+	}})
+	l := open(t, 1, f.Addr(), func(c *pool.Config) { c.MaxOpen, c.WriteTimeout, c.ReadTimeout = 1, write, read })
+	held, err := l.server.OpenStream(nil)
+	require.NoError(t, err)
+	time.AfterFunc(write+read, held.Release)
+	_, _, err = l.Get(t.Context(), "key")
+	assert.NoError(t, err)
 }
 
 func TestCloseWithHundredsOfCalls(t *testing.T) {

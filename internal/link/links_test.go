@@ -226,3 +226,17 @@ func TestAnIdleLinkGivesItsSocketBack(t *testing.T) {
 	calls, _ := l.Stats()
 	assert.EqualValues(t, 300, calls)
 }
+
+func TestALinkThatWaitsForAConnectionIsNotOpen(t *testing.T) {
+	t.Parallel()
+	l := open(t, 1, memcachedtest.Addr(t), func(c *pool.Config) { c.MaxOpen = 1 })
+	held, err := l.server.OpenStream(nil)
+	require.NoError(t, err)
+	done := make(chan error)
+	go func() { _, _, err := l.Get(t.Context(), drivertest.Key()); done <- err }()
+	memcachedtest.Eventually(t, func() bool { return l.server.Stats().Waiting == 1 }, "it waits")
+	_, open := l.Stats()
+	assert.Zero(t, open)
+	held.Release()
+	require.NoError(t, <-done)
+}

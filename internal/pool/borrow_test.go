@@ -153,6 +153,45 @@ func TestWaitersAreServedInTheirOrder(t *testing.T) {
 	assert.EqualValues(t, 1, s.Dials)
 }
 
+// Who is handed a connection that the server has closed waits on as the first in line.
+func TestAStaleConnectionCostsNobodyHisPlace(t *testing.T) {
+	t.Parallel()
+	goOn, closed := make(chan struct{}), make(chan struct{})
+	f := memcachedtest.StartFake(t, memcachedtest.Script{
+		"version": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+			if c.N == 1 || c.Wait(goOn) {
+				c.Default(cmd)
+			}
+		},
+		"get": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+			c.Default(cmd)
+			if c.N == 1 {
+				c.Close()
+				close(closed)
+			}
+		},
+	})
+	db := drivertest.Open(t, f.Addr(), memcacheddriver.WithMaxOpenConns(1), driver.WithDialTimeout(drivertest.Never))
+	release := drivertest.Hold(t, db, 1)
+	<-closed
+	var calls sync.WaitGroup
+	var want []string
+	for i := range 5 {
+		key := fmt.Sprint("key", i)
+		want = append(want, "get "+key+" other")
+		calls.Go(func() { assert.NoError(t, batch(t.Context(), db, key)) })
+		awaitWaiting(t, db, i+1)
+	}
+	release()
+	memcachedtest.Eventually(t, func() bool {
+		s := drivertest.Stat(t, db)
+		return s.Dialing == 1 && s.Waiting == 4
+	}, "the first one is in line again")
+	close(goOn)
+	calls.Wait()
+	assert.Contains(t, f.Received(), strings.Join(want, "\r\n"))
+}
+
 func TestAWaitEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	db := drivertest.Open(t, memcachedtest.StartFake(t, nil).Addr(), memcacheddriver.WithTTLQuery(),

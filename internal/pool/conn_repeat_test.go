@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/xraph/grove/kv/driver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
@@ -160,6 +162,37 @@ func TestAReadIsSentAgainOnANewConnection(t *testing.T) {
 		require.NoError(t, get(db), name)
 		require.EqualValues(t, idle+1, drivertest.Dials(db), name)
 	}
+}
+
+// With all connections in everyday use: it has waited for its turn, and keeps it.
+func TestAReadThatIsSentAgainIsNotOvertaken(t *testing.T) {
+	t.Parallel()
+	var once sync.Once
+	server := memcachedtest.StartFake(t, memcachedtest.Script{"get": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+		if cmd.Args[0] == "again" {
+			once.Do(func() { c.Close() })
+		}
+		time.Sleep(time.Millisecond) // on its way
+		c.Default(cmd)
+	}})
+	db := drivertest.Open(t, server.Addr(), memcacheddriver.WithMaxOpenConns(2), driver.WithDialTimeout(time.Second))
+	var served atomic.Int64
+	var stop atomic.Bool
+	var others sync.WaitGroup
+	for range 10 {
+		others.Go(func() {
+			for !stop.Load() {
+				assert.NoError(t, batch(t.Context(), db, "k"))
+				served.Add(1)
+			}
+		})
+	}
+	memcachedtest.Eventually(t, func() bool { return served.Load() > 100 }, "all connections are in use")
+	before := served.Load()
+	assert.NoError(t, batch(t.Context(), db, "again"))
+	assert.Less(t, served.Load()-before, int64(500))
+	stop.Store(true)
+	others.Wait()
 }
 
 func TestABatchIsSentAgainToOneServer(t *testing.T) {

@@ -58,6 +58,39 @@ func TestOneProbePerRetryTimeout(t *testing.T) {
 	require.GreaterOrEqual(t, time.Since(start), probes*retry, "%d probes", probes)
 }
 
+// Dials that were under way when the server went down may never end.
+func TestAProbeDialsAnew(t *testing.T) {
+	t.Parallel()
+	const dialling = 3
+	goOn := make(chan struct{})
+	f := memcachedtest.StartFake(t, nil)
+	db := drivertest.Open(t, f.Addr(), memcacheddriver.WithTimeout(drivertest.Never), driver.WithDialTimeout(drivertest.Never),
+		memcacheddriver.WithServerFailureLimit(1, 10*time.Millisecond))
+	drivertest.Fill(t, db, 1)
+	f.SetScript(memcachedtest.Script{"version": memcachedtest.Hang, "delete": func(c *memcachedtest.FakeConn, _ memcachedtest.Command) {
+		c.Wait(goOn)
+		c.Close()
+	}})
+	var calls sync.WaitGroup
+	calls.Go(func() {
+		_, err := db.Delete(t.Context(), "k")
+		assert.ErrorContains(t, err, "closed the connection")
+	})
+	memcachedtest.Eventually(t, func() bool { return f.Count("delete") == 1 }, "a call has the connection")
+	for range dialling {
+		calls.Go(func() { assert.ErrorIs(t, batch(t.Context(), db, "k"), memcacheddriver.ErrServerDown) })
+	}
+	memcachedtest.Eventually(t, func() bool { return f.Count("version") == 1+dialling }, "others dial")
+	close(goOn)
+	calls.Wait()
+	f.SetScript(nil)
+	memcachedtest.Eventually(t, func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		return batch(ctx, db, "k") == nil
+	}, "the server is up")
+}
+
 func TestProbesThatHangKeepNobodyOut(t *testing.T) {
 	t.Parallel()
 	const (

@@ -198,3 +198,37 @@ func TestRefusalsOfAClientLeftBehindAreForgotten(t *testing.T) {
 		}
 	}), 10_000*2048, "10 KB of buffers are made for each")
 }
+
+// The reply to the second one reaches no other call.
+func TestRequestsThatADoPipelinesByHand(t *testing.T) {
+	t.Parallel()
+	goOn := make(chan struct{})
+	f := memcachedtest.StartFake(t, memcachedtest.Script{"delete": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+		switch cmd.Args[0] {
+		case "second":
+			c.Wait(goOn)
+			c.Say("DELETED\r\n")
+		case "first":
+			c.Say("DELETED\r\n")
+		default:
+			c.Say("NOT_FOUND\r\n")
+		}
+	}})
+	db := drivertest.Open(t, f.Addr(), memcacheddriver.WithMaxOpenConns(1))
+	addr := drivertest.Stat(t, db).Addr
+	_ = db.Do(t.Context(), func(c *memcache.Client) error {
+		conn, err := c.DialContext(t.Context(), "tcp", addr)
+		if err != nil {
+			return err
+		}
+		if _, err := conn.Write([]byte("delete first\r\ndelete second\r\n")); err == nil {
+			_, _ = conn.Read(make([]byte, 64))
+		}
+		other := make(chan error)
+		go func() { other <- db.Client().Delete("third") }()
+		time.Sleep(rest)
+		close(goOn)
+		assert.Equal(t, memcache.ErrCacheMiss, <-other)
+		return nil
+	})
+}

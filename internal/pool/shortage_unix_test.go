@@ -16,7 +16,20 @@ import (
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
-// Not parallel: it takes the file descriptors away.
+// takeDescriptors takes those file descriptors away that are not used, until restore is
+// called or the test ends. The test must not be parallel.
+func takeDescriptors(t *testing.T) (restore func()) {
+	t.Helper()
+	var limit syscall.Rlimit
+	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit))
+	none := limit
+	none.Cur = 3 // what is open stays open
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &none))
+	restore = sync.OnceFunc(func() { syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit) })
+	t.Cleanup(restore)
+	return restore
+}
+
 func TestWithoutFileDescriptors(t *testing.T) {
 	server := memcachedtest.Start(t)
 	log := drivertest.NewLog()
@@ -27,13 +40,7 @@ func TestWithoutFileDescriptors(t *testing.T) {
 	db, cold := open(driver.WithLogger(log)), open()
 	drivertest.Fill(t, db, 2)
 
-	var limit syscall.Rlimit
-	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit))
-	none := limit
-	none.Cur = 3 // what is open stays open
-	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_NOFILE, &none))
-	restore := sync.OnceFunc(func() { syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit) })
-	defer restore()
+	restore := takeDescriptors(t)
 
 	var all sync.WaitGroup
 	for range 30 {
@@ -58,4 +65,15 @@ func TestWithoutFileDescriptors(t *testing.T) {
 	restore()
 	memcachedtest.Eventually(t, func() bool { return batch(t.Context(), cold, "k") == nil }, "there are some again")
 	drivertest.Hold(t, db, 4)()
+}
+
+// To look up a name takes some as well, and does not say so.
+func TestANameWithoutFileDescriptors(t *testing.T) {
+	db := drivertest.Open(t, onLocalhost(t, memcachedtest.Start(t)), memcacheddriver.WithServerFailureLimit(1, drivertest.Never))
+	restore := takeDescriptors(t)
+	err := batch(t.Context(), db, "k")
+	restore()
+	assert.ErrorContains(t, err, "this machine")
+	assert.Equal(t, memcacheddriver.ServerUp, drivertest.Stat(t, db).State)
+	memcachedtest.Eventually(t, func() bool { return batch(t.Context(), db, "k") == nil }, "there are some again")
 }

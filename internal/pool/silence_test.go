@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bradfitz/gomemcache/memcache"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -91,4 +92,22 @@ func TestCallersThatGiveUpDoNotBringAServerDown(t *testing.T) {
 		require.NoError(t, batch(t.Context(), db, "quick"))
 	}
 	require.Equal(t, memcacheddriver.ServerUp, drivertest.Stat(t, db).State)
+}
+
+// The end of a Do says nothing about the server: its function need not have waited.
+func TestWhatADoLeavesBehindIsNoSilence(t *testing.T) {
+	t.Parallel()
+	const calls, timeout = 12, 400 * time.Millisecond
+	f := memcachedtest.StartFake(t, memcachedtest.Script{"gets": memcachedtest.Hang})
+	db := drivertest.Open(t, f.Addr(), memcacheddriver.WithTimeout(timeout), memcacheddriver.WithMaxIdleConns(calls),
+		memcacheddriver.WithServerFailureLimit(1, drivertest.Never))
+	drivertest.Fill(t, db, calls) // else a dial would be a sign of life
+	for range calls {
+		require.NoError(t, db.Do(t.Context(), func(c *memcache.Client) error {
+			go c.Get("k")
+			time.Sleep(timeout / 8)
+			return nil
+		}))
+	}
+	assert.Equal(t, memcacheddriver.ServerUp, drivertest.Stat(t, db).State)
 }
