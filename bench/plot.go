@@ -32,7 +32,7 @@ var colors = map[string]color.Color{
 func (r *results) draw(p plan, dir string) error {
 	times := r.againstCallers("Get: time from one call's end to the next one's", perCall)
 	times.Y.Scale, times.Y.Tick.Marker, times.Y.Min = plot.LinearScale{}, steps(10, duration), 0
-	times.Legend.Top, times.Legend.Left = false, true // below the lines
+	times.Legend.Left = false // above the lines
 	pictures := map[string][][]*plot.Plot{
 		"callers.svg": {{times, r.againstCallers("Get: 99th percentile of what a call takes", p99)}},
 		"batch.svg": {
