@@ -153,7 +153,7 @@ func (db *MemcachedDB) delete(ctx context.Context, key string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	err = s.viaClient(ctx, "delete", key, memcache.ErrCacheMiss, func(c *memcache.Client) error {
+	err = s.viaClient(ctx, "delete", s.pool.Pick(key), key, memcache.ErrCacheMiss, func(c *memcache.Client) error {
 		return c.Delete(key)
 	}, func(l *link.Links) error {
 		return orMiss(l.Delete(ctx, key))
@@ -193,7 +193,7 @@ func (db *MemcachedDB) exists(ctx context.Context, key string) (n int64, err err
 	if err != nil {
 		return 0, err
 	}
-	err = s.viaConnOr(ctx, "exists", key, func(c *pool.Conn) error {
+	err = s.viaConn(ctx, "exists", key, func(c *pool.Conn) error {
 		n, err = pipeline.Exists(c, []string{key})
 		return err
 	}, func(l *link.Links) error {

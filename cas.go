@@ -63,7 +63,7 @@ func (db *MemcachedDB) CompareAndSwap(ctx context.Context, key string, update fu
 	for _, opt := range opts {
 		opt(w)
 	}
-	if err := s.viaConn(ctx, op, key, w.read); err != nil {
+	if err := s.viaConn(ctx, op, key, w.read, nil); err != nil {
 		return err
 	}
 	value, err := update(w.current.Value)
@@ -71,7 +71,7 @@ func (db *MemcachedDB) CompareAndSwap(ctx context.Context, key string, update fu
 		return &OpError{Op: op, Keys: []string{key}, Err: fmt.Errorf("update: %w", err)}
 	}
 	w.current.Value = value
-	return s.viaConn(ctx, op, key, w.write)
+	return s.viaConn(ctx, op, key, w.write, nil)
 }
 
 func (w *swap) read(c *pool.Conn) (err error) {

@@ -130,7 +130,8 @@ func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
 		return nil, err
 	}
 	var value []byte
-	err = s.viaClient(ctx, "get", key, memcache.ErrCacheMiss, func(c *memcache.Client) (err error) {
+	server := s.pool.Pick(key)
+	err = s.viaClient(ctx, "get", server, key, memcache.ErrCacheMiss, func(c *memcache.Client) (err error) {
 		value, err = get(c, key)
 		return err
 	}, func(l *link.Links) error {
@@ -140,7 +141,7 @@ func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
 	})
 	switch err {
 	case nil:
-		s.links[s.pool.Pick(key).Index].Got(key, len(value))
+		s.links[server.Index].Got(key, len(value))
 		return value, nil
 	case memcache.ErrCacheMiss:
 		return nil, kv.ErrNotFound
@@ -228,7 +229,7 @@ func (db *MemcachedDB) store(ctx context.Context, op, key string, value []byte, 
 	if len(value) > link.MaxValue {
 		shared = nil
 	}
-	err = s.viaClient(ctx, op, key, no, func(c *memcache.Client) error {
+	err = s.viaClient(ctx, op, s.pool.Pick(key), key, no, func(c *memcache.Client) error {
 		item := &memcache.Item{Key: key, Value: value, Expiration: expires}
 		switch mode {
 		case pipeline.ModeAdd:

@@ -16,7 +16,7 @@ import (
 
 // aloneCalls is up to how many single-key calls on a server go alone, each on a socket
 // of its own; those above share links, of which a server has sharedLinks.
-var (
+const (
 	aloneCalls  = 8
 	sharedLinks = 2
 )
@@ -88,28 +88,14 @@ func (s *session) close() {
 // has none: it comes back as it is, every other as an [OpError], as gomemcache has errors
 // for what another command is answered too. A call that has no no does not care for what
 // is over.
-func (s *session) viaClient(ctx context.Context, op, key string, no error, call func(*memcache.Client) error, shared func(*link.Links) error) error {
-	server := s.pool.Pick(key)
-	links := s.links[server.Index]
-	defer links.End()
-	share := links.Begin(key) && shared != nil
-	var err error
-	if no != nil {
-		err = s.removeOver(ctx, server, key)
-	}
-	switch {
-	case err != nil:
-	case share:
-		err = shared(links)
-	default:
-		err = s.pool.Do(ctx, func(l *pool.Lane) error {
-			err := call(l.Client)
-			if err != nil && err != no {
-				l.Spoil()
-			}
-			return err
-		})
-	}
+func (s *session) viaClient(ctx context.Context, op string, server *pool.Server, key string, no error, call func(*memcache.Client) error, shared func(*link.Links) error) error {
+	err := s.single(ctx, server, key, no != nil, func(l *pool.Lane) error {
+		err := call(l.Client)
+		if err != nil && err != no {
+			l.Spoil()
+		}
+		return err
+	}, shared)
 	if err == nil || err == no {
 		return err
 	}
@@ -119,28 +105,31 @@ func (s *session) viaClient(ctx context.Context, op, key string, no error, call 
 	return opError(op, server, err, key)
 }
 
-// viaConn runs call on a connection to key's server, for what gomemcache cannot do. A
-// miss comes back as it is, every other error as an [OpError].
-func (s *session) viaConn(ctx context.Context, op, key string, call func(*pool.Conn) error) error {
-	return s.viaConnOr(ctx, op, key, call, nil)
-}
-
-// viaConnOr is viaConn, or shared where many calls are under way and it is not nil.
-func (s *session) viaConnOr(ctx context.Context, op, key string, call func(*pool.Conn) error, shared func(*link.Links) error) error {
+// viaConn does a single-key call on a connection to key's server, for what gomemcache
+// cannot do, or by shared where many are under way and it is not nil. A miss comes back
+// as it is, every other error as an [OpError].
+func (s *session) viaConn(ctx context.Context, op, key string, call func(*pool.Conn) error, shared func(*link.Links) error) error {
 	server := s.pool.Pick(key)
-	links := s.links[server.Index]
-	defer links.End()
-	share := links.Begin(key) && shared != nil
-	err := s.removeOver(ctx, server, key)
-	switch {
-	case err != nil:
-	case share:
-		err = shared(links)
-	default:
-		err = s.pool.Do(ctx, func(l *pool.Lane) error { return call(l.Conn(server)) })
-	}
+	err := s.single(ctx, server, key, true, func(l *pool.Lane) error { return call(l.Conn(server)) }, shared)
 	if err == nil || err == kv.ErrNotFound {
 		return err
 	}
 	return opError(op, server, err, key)
+}
+
+// single does a single-key call, alone or shared. Where it cares it first removes a value
+// that is over.
+func (s *session) single(ctx context.Context, server *pool.Server, key string, cares bool, alone func(*pool.Lane) error, shared func(*link.Links) error) error {
+	links := s.links[server.Index]
+	defer links.End()
+	share := links.Begin(key) && shared != nil
+	if cares {
+		if err := s.removeOver(ctx, server, key); err != nil {
+			return err
+		}
+	}
+	if share {
+		return shared(links)
+	}
+	return s.pool.Do(ctx, alone)
 }

@@ -77,7 +77,7 @@ func (s *session) storeSubsecond(ctx context.Context, op, key string, value []by
 	if len(value) > link.MaxValue {
 		shared = nil
 	}
-	err = s.viaConnOr(ctx, op, key, func(c *pool.Conn) (refusal error) {
+	err = s.viaConn(ctx, op, key, func(c *pool.Conn) (refusal error) {
 		err := s.storeAllSubsecond(c, []pipeline.Item{{Key: key, Value: value}}, ttl, mode, func(_ int, r pipeline.SetResult) {
 			stored, refusal = r.Status == pipeline.StatusStored, r.Err
 		})

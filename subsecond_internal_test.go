@@ -173,7 +173,7 @@ func TestExpireOfAValueThatIsBeingRemoved(t *testing.T) {
 		removing := remover.New(func(values []pipeline.KeyCAS) error {
 			begun <- true
 			<-proceed
-			return s.viaConn(context.Background(), "remove", "k", func(c *pool.Conn) error { return removeSubsecond(c, values) })
+			return s.viaConn(context.Background(), "remove", "k", func(c *pool.Conn) error { return removeSubsecond(c, values) }, nil)
 		})
 		s.removers[0] = removing
 		require.NoError(t, db.Set(t.Context(), "k", []byte("1"), time.Millisecond))

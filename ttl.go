@@ -41,7 +41,7 @@ func (db *MemcachedDB) TTL(ctx context.Context, key string) (time.Duration, erro
 			return kv.ErrNotFound
 		}
 		return err
-	})
+	}, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -81,7 +81,7 @@ func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration
 	if held.Over() != nil { // to be removed first, on the same connection
 		shared = nil
 	}
-	err = s.viaConnOr(ctx, "expire", key, func(c *pool.Conn) error {
+	err = s.viaConn(ctx, "expire", key, func(c *pool.Conn) error {
 		if err := removeSubsecond(c, held.Over()); err != nil && err != pipeline.ErrNoMeta {
 			return err
 		}

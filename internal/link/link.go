@@ -255,7 +255,7 @@ func (l *link) sortOut(t *pool.Stream, r *reader, w *writer) {
 	var err error
 	switch {
 	case full:
-		t.Stale()
+		t.Close()
 		err = l.err
 	case outOfStep:
 		t.Drop()
@@ -263,7 +263,7 @@ func (l *link) sortOut(t *pool.Stream, r *reader, w *writer) {
 	case closed && used && len(lost) == 0:
 		t.Stale()
 	case !counts:
-		t.Stale()
+		t.Close()
 		err = l.server.TimedOut()
 	default:
 		err = t.Fail(l.err, l.writing)

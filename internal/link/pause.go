@@ -15,7 +15,7 @@ const (
 // frozen server, whose keys on a link hold up all that is behind them. Calls that go
 // alone find out.
 type pause struct {
-	until atomic.Int64 // Unix nanoseconds, 0 for none
+	until atomic.Pointer[time.Time] // nil before the first one
 
 	mu     sync.Mutex
 	length time.Duration
@@ -25,20 +25,21 @@ type pause struct {
 func (p *pause) begin() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	now, last := time.Now(), time.Unix(0, p.until.Load())
-	switch {
-	case now.Before(last):
+	if p.lasts() {
 		return false
-	case now.Sub(last) > maxPause:
+	}
+	now := time.Now()
+	if last := p.until.Load(); last == nil || now.Sub(*last) > maxPause {
 		p.length = firstPause
-	default:
+	} else {
 		p.length = min(2*p.length, maxPause)
 	}
-	p.until.Store(now.Add(p.length).UnixNano())
+	until := now.Add(p.length)
+	p.until.Store(&until)
 	return true
 }
 
 func (p *pause) lasts() bool {
 	until := p.until.Load()
-	return until != 0 && time.Now().UnixNano() < until
+	return until != nil && time.Now().Before(*until)
 }

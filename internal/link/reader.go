@@ -148,12 +148,13 @@ func (r *reader) tick() error {
 	for _, due := range [][]*request{r.due[r.next:], l.sent} {
 		for _, q := range due {
 			for ; q != nil; q = q.more {
-				if left := q.by.Sub(now); q.left.Load() {
-				} else if left <= 0 {
+				switch left := q.by.Sub(now); {
+				case q.left.Load():
+				case left > 0:
+					next = min(next, left)
+				default:
 					q.left.Store(true)
 					q.complete(l.server.TimedOut())
-				} else {
-					next = min(next, left)
 				}
 			}
 		}
@@ -190,7 +191,7 @@ func (r *reader) reply(q *request) error {
 	}
 	oneLine := q.kind != set && q.size <= protocol.MaxLine
 	var out error
-	if !inStep(err, oneLine) {
+	if err != nil && !protocol.InStep(err, oneLine) {
 		out = err
 		r.link.end(r.stream, out, false) // before the caller goes on to its next call
 	}
@@ -222,12 +223,6 @@ func (r *reader) refusal(err error) error {
 		return r.link.server.Lost(protocol.ErrUnexpected)
 	}
 	return err
-}
-
-// inStep reports whether the next reply is in its place after this one.
-func inStep(err error, oneLine bool) bool {
-	var reply *protocol.ReplyError
-	return err == nil || errors.As(err, &reply) && reply.InStep(oneLine)
 }
 
 func (r *reader) metaReply(q *request, line []byte) error {
@@ -379,7 +374,7 @@ func (r *reader) refused(first *request, came int, err error) error {
 		return err
 	}
 	var out error
-	if came > 0 || !inStep(err, first.size <= protocol.MaxLine) {
+	if came > 0 || !protocol.InStep(err, first.size <= protocol.MaxLine) {
 		out = err
 		r.link.end(r.stream, out, false)
 	}

@@ -98,7 +98,7 @@ func request(c *pool.Conn, fn func(*exchange) error) error {
 	case err == ErrNoMeta, err == pool.ErrStale:
 	case err == nil && x.r.Buffered() == 0 && !x.refused:
 		c.Complete()
-	case (err == nil || x.lines == 1 && !x.values && inStep(err, x.oneLine)) && x.r.Buffered() == 0:
+	case (err == nil || x.lines == 1 && !x.values && protocol.InStep(err, x.oneLine)) && x.r.Buffered() == 0:
 		c.Refused()
 	default:
 		c.Drop()
@@ -112,14 +112,9 @@ func request(c *pool.Conn, fn func(*exchange) error) error {
 // refusal reports whether err is a server's refusal of one command, after which
 // the next reply is in its place.
 func (x *exchange) refusal(err error) bool {
-	refused := inStep(err, false)
+	refused := protocol.InStep(err, false)
 	x.refused = x.refused || refused
 	return refused
-}
-
-func inStep(err error, oneLine bool) bool {
-	var reply *protocol.ReplyError
-	return errors.As(err, &reply) && reply.InStep(oneLine)
 }
 
 // run sends n commands and reads their replies, at most window of them ahead.

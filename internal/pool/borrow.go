@@ -148,18 +148,10 @@ func (s *Server) replace(ctx context.Context, old *socket) (sock *socket, reused
 		s.mu.Unlock()
 		return nil, false, ErrClosed
 	}
-	delete(s.live, old)
+	s.forget(old)
 	s.replacing++
-	dialCtx := s.dialCtx
+	go s.dialFor(s.dialCtx, w)
 	s.mu.Unlock()
-	go func() {
-		sock, err := s.dial(dialCtx)
-		if err != nil {
-			s.dialFailed(err, w)
-		} else {
-			s.dialled(sock, w)
-		}
-	}()
 	var h handed
 	select {
 	case h = <-w.handed:
@@ -229,10 +221,15 @@ func (s *Server) keep(h handed) bool {
 // remove forgets a socket that is about to be closed.
 func (s *Server) remove(sock *socket) {
 	s.mu.Lock()
-	delete(s.live, sock)
-	s.heard = max(s.heard, sock.heard.Load())
+	s.forget(sock)
 	s.dialMore()
 	s.mu.Unlock()
+}
+
+// forget needs mu.
+func (s *Server) forget(sock *socket) {
+	delete(s.live, sock)
+	s.heard = max(s.heard, sock.heard.Load())
 }
 
 // dialMore dials for those who wait, as far as the limit allows, and in a shortage one
@@ -250,15 +247,7 @@ func (s *Server) dialMore() {
 			return
 		}
 		s.dialing++
-		ctx := s.dialCtx
-		go func() {
-			sock, err := s.dial(ctx)
-			if err != nil {
-				s.dialFailed(err, nil)
-			} else {
-				s.dialled(sock, nil)
-			}
-		}()
+		go s.dialFor(s.dialCtx, nil)
 	}
 }
 
@@ -266,6 +255,15 @@ func (s *Server) dialAgain() {
 	s.mu.Lock()
 	s.dialMore()
 	s.mu.Unlock()
+}
+
+// dialFor dials for w, or for who is first in line, until ctx ends.
+func (s *Server) dialFor(ctx context.Context, w *waiter) {
+	if sock, err := s.dial(ctx); err != nil {
+		s.dialFailed(err, w)
+	} else {
+		s.dialled(sock, w)
+	}
 }
 
 // dialled gives a new socket to w, or to who is first in line.
@@ -294,6 +292,7 @@ func (s *Server) dialled(sock *socket, w *waiter) {
 // wait for.
 func (s *Server) dialFailed(err error, w *waiter) {
 	given := s.closing.Err() != nil || err == errAbandoned
+	short := s.isShort(err)
 	wentDown := !given && s.count(err)
 	told := handed{err: &Error{s.Address, err}}
 	switch {
@@ -304,13 +303,13 @@ func (s *Server) dialFailed(err error, w *waiter) {
 	}
 	s.mu.Lock()
 	s.endDial(w)
-	if s.isShort(err) && s.shortage.begin(err, s.cfg.RetryAfter) {
+	if short && s.shortage.begin(err, s.cfg.RetryAfter) {
 		s.cfg.Warnf("memcacheddriver: server %s: no more connections for now, with %d open: %v", s.Address, len(s.live), err)
 	}
 	switch {
 	case w != nil:
 		w.handed <- told
-	case !given && !s.isShort(err):
+	case !given && !short:
 		s.hand(told)
 	}
 	s.mu.Unlock()

@@ -337,15 +337,8 @@ func countReplies(request []byte) int {
 	return bytes.Count(request, []byte(" "))
 }
 
-// armWrite gives what is written next its timeout. A deadline that still leaves
-// the whole timeout is not set anew, as that costs more than all else here; so
-// that it does for many calls, it is set a little late.
 func (c *Conn) armWrite(s *socket) {
-	now, timeout := time.Now(), c.server.cfg.WriteTimeout
-	if s.writeBy.Sub(now) < timeout {
-		s.writeBy = now.Add(timeout).Add(timeout / 32) // their sum may be no Duration any more
-		s.SetWriteDeadline(s.writeBy)
-	}
+	s.armWrite()
 	c.keepAborted(s)
 }
 

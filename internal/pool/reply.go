@@ -2,7 +2,6 @@ package pool
 
 import (
 	"bytes"
-	"errors"
 	"strconv"
 
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
@@ -177,8 +176,7 @@ func (r *replyScan) read(p []byte) (n int, state replyState) {
 		case r.command.endsWell(line):
 			return n, replyComplete
 		}
-		var refusal *protocol.ReplyError
-		if !r.values && errors.As(protocol.LineError(line), &refusal) && refusal.InStep(r.oneLine) {
+		if !r.values && protocol.InStep(protocol.LineError(line), r.oneLine) {
 			return n, replyRefused
 		}
 		return n, replyOutOfStep

@@ -68,6 +68,17 @@ func (s *socket) onlyTickets(t *tls.Conn, wait time.Duration) bool {
 	return errors.Is(err, os.ErrDeadlineExceeded)
 }
 
+// armWrite gives what is written next its timeout. A deadline that still leaves
+// the whole timeout is not set anew, as that costs more than all else here; so
+// that it does for many calls, it is set a little late.
+func (s *socket) armWrite() {
+	now, timeout := time.Now(), s.server.cfg.WriteTimeout
+	if s.writeBy.Sub(now) < timeout {
+		s.writeBy = now.Add(timeout).Add(timeout / 32) // their sum may be no Duration any more
+		s.SetWriteDeadline(s.writeBy)
+	}
+}
+
 // hear says that bytes have come.
 func (s *socket) hear() { s.heard.Store(int64(time.Since(start))) }
 

@@ -8,7 +8,7 @@ import (
 
 // Stream is a socket on which many calls travel at once: one goroutine writes and
 // another reads. No call's context reaches it. It is ended exactly once, by Release,
-// Drop, Stale or Fail, when neither goroutine uses it any more; Cut makes them stop.
+// Close, Drop, Stale or Fail, when neither goroutine uses it any more; Cut makes them stop.
 type Stream struct {
 	sock   *socket
 	reused bool
@@ -46,7 +46,8 @@ func (t *Stream) Forget() {
 	}
 }
 
-func (t *Stream) close() {
+// Close closes the socket, and blames nobody.
+func (t *Stream) Close() {
 	if t.kept {
 		t.sock.close()
 	} else {
@@ -64,11 +65,7 @@ func (t *Stream) Reused() bool { return t.reused }
 
 // Write writes within the write timeout.
 func (t *Stream) Write(p []byte) (int, error) {
-	now, timeout := time.Now(), t.sock.server.cfg.WriteTimeout
-	if t.sock.writeBy.Sub(now) < timeout {
-		t.sock.writeBy = now.Add(timeout).Add(timeout / 32) // as Conn.armWrite
-		t.sock.SetWriteDeadline(t.sock.writeBy)
-	}
+	t.sock.armWrite()
 	return t.sock.Write(p)
 }
 
@@ -125,13 +122,13 @@ func (t *Stream) Release() {
 // Drop closes a socket on which the next reply cannot be told. The server is alive.
 func (t *Stream) Drop() {
 	t.sock.server.succeeded()
-	t.close()
+	t.Close()
 }
 
 // Stale closes a socket that the server had closed, to the harm of no call.
 func (t *Stream) Stale() {
 	t.sock.server.stale.Add(1)
-	t.close()
+	t.Close()
 }
 
 // Fail closes a socket that err has ended and counts one failure of the server, unless
@@ -139,7 +136,7 @@ func (t *Stream) Stale() {
 // came from.
 func (t *Stream) Fail(err error, writing bool) error {
 	s := t.sock.server
-	t.close()
+	t.Close()
 	if s.closing.Err() != nil {
 		return ErrClosed
 	}

@@ -50,6 +50,12 @@ func (e *ReplyError) InStep(oneLine bool) bool {
 	return oneLine && !strings.HasPrefix(e.Line, "ERROR ") && !e.Unauthenticated()
 }
 
+// InStep is [ReplyError.InStep] of an error; one that is no reply is not.
+func InStep(err error, oneLine bool) bool {
+	var reply *ReplyError
+	return errors.As(err, &reply) && reply.InStep(oneLine)
+}
+
 // TooLarge reports whether the server refused the size of a value.
 func (e *ReplyError) TooLarge() bool {
 	return e.InStep(false) && strings.Contains(e.Line, "too large")
