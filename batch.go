@@ -100,7 +100,7 @@ func (db *MemcachedDB) MSet(ctx context.Context, pairs map[string][]byte, ttl ti
 			g.setSubsecond(c, items, ttl)
 			return
 		}
-		unanswered, err := pipeline.MSet(c, items, expiration(ttl, time.Now()), func(items []pipeline.Item, err error) {
+		unanswered, err := pipeline.MSet(c, items, expiration(ttl, time.Now), func(items []pipeline.Item, err error) {
 			g.refuse("mset", err, keysOf(items)...)
 		})
 		if err != nil {

@@ -218,7 +218,7 @@ func (db *MemcachedDB) store(ctx context.Context, op, key string, value []byte, 
 	if mode != 0 {
 		no = memcache.ErrNotStored
 	}
-	expires := expiration(ttl, time.Now())
+	expires := expiration(ttl, time.Now)
 	shared := func(l *link.Links) error {
 		r, err := l.Set(ctx, &pipeline.Set{Item: pipeline.Item{Key: key, Value: value}, Expiration: pipeline.Expiration{Meta: expires, Classic: expires}, Mode: mode}, false)
 		if err == nil && r.Status != pipeline.StatusStored {

@@ -22,7 +22,7 @@ const expired = int32(maxRelative/time.Second) + 1
 // the server's clock may be a second late, and a value must not live longer than it
 // was given. All versions of memcached read 32 bits of it: what ends after January
 // 2038 ends then, or after 30 days if that is later.
-func expiration(ttl time.Duration, now time.Time) int32 {
+func expiration(ttl time.Duration, clock func() time.Time) int32 {
 	switch {
 	case ttl == 0:
 		return 0
@@ -31,6 +31,7 @@ func expiration(ttl time.Duration, now time.Time) int32 {
 	case ttl <= maxRelative:
 		return int32((ttl + time.Second - 1) / time.Second)
 	}
+	now := clock()
 	switch unix := now.Add(ttl).Unix() - 1; {
 	case unix <= math.MaxInt32:
 		return int32(unix)
@@ -42,6 +43,6 @@ func expiration(ttl time.Duration, now time.Time) int32 {
 
 // seconds is the expiration of a ttl that is given now, on any server.
 func seconds(ttl time.Duration) pipeline.Expiration {
-	e := expiration(ttl, time.Now())
+	e := expiration(ttl, time.Now)
 	return pipeline.Expiration{Meta: e, Classic: e}
 }

@@ -69,6 +69,6 @@ func TestExpiration(t *testing.T) {
 		{day, time.Unix(math.MaxInt32+100, 0), 86400},
 		{-1, time.Unix(math.MaxInt32+100, 0), expired},
 	} {
-		assert.Equal(t, c.want, expiration(c.ttl, c.now), "%v at %v", c.ttl, c.now)
+		assert.Equal(t, c.want, expiration(c.ttl, func() time.Time { return c.now }), "%v at %v", c.ttl, c.now)
 	}
 }

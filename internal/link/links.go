@@ -34,7 +34,8 @@ type Links struct {
 
 	// large has the hashes of some keys whose values were too long for a link when they
 	// were last got, each in its own place.
-	large [1024]atomic.Uint64
+	large     [1024]atomic.Uint64
+	someLarge atomic.Bool // there has been one
 }
 
 // New returns n links to a server, for the calls above the first few in flight, each
@@ -62,11 +63,15 @@ func (ls *Links) isLarge(key string) bool {
 
 // Got remembers whether the value of key is too long for a link.
 func (ls *Links) Got(key string, size int) {
+	if size <= MaxValue && !ls.someLarge.Load() {
+		return
+	}
 	h := hash(key)
 	place := &ls.large[h%uint64(len(ls.large))]
 	switch {
 	case size > MaxValue:
 		place.Store(h)
+		ls.someLarge.Store(true)
 	case place.Load() == h:
 		place.Store(0)
 	}

@@ -23,19 +23,21 @@ func newWaiter() *waiter { return &waiter{handed: make(chan handed, 1)} }
 type handed struct {
 	sock   *socket
 	reused bool
+	at     time.Duration // when; set by who took it
 	err    error
 }
 
-// borrow returns a socket, and whether it has been used before: one that rests, or
+// borrow returns a socket: one that rests, or
 // else, first come first served, one that comes back or has been dialled. It ends
 // with ctx, when the server goes down, or after the dial timeout, twice that where
 // somebody is dialling by then.
-func (s *Server) borrow(ctx context.Context) (sock *socket, reused bool, err error) {
+func (s *Server) borrow(ctx context.Context) handed {
 	by := time.Time{} // when the wait ends; set by the first one
 	for {
 		h := s.next(ctx, &by)
-		if h.sock == nil || !h.reused || h.sock.good() {
-			return h.sock, h.reused, h.err
+		h.at = sinceStart()
+		if h.sock == nil || !h.reused || h.sock.good(h.at) {
+			return h
 		}
 		s.stale.Add(1)
 		h.sock.discard()
@@ -140,13 +142,13 @@ func (s *Server) poolTimeout() error {
 // replace dials in the place of a socket that the server has closed, which it ends. Nobody
 // gets in between, as it keeps the place of that socket in the limit. Where there are no
 // more to be had it takes what others give back.
-func (s *Server) replace(ctx context.Context, old *socket) (sock *socket, reused bool, err error) {
+func (s *Server) replace(ctx context.Context, old *socket) handed {
 	w := newWaiter()
 	old.close()
 	s.mu.Lock()
 	if s.closed {
 		s.mu.Unlock()
-		return nil, false, ErrClosed
+		return handed{err: ErrClosed}
 	}
 	s.forget(old)
 	s.replacing++
@@ -161,7 +163,8 @@ func (s *Server) replace(ctx context.Context, old *socket) (sock *socket, reused
 	if h.err != nil && s.isShort(h.err) {
 		return s.borrow(ctx)
 	}
-	return h.sock, false, h.err
+	h.at = sinceStart()
+	return h
 }
 
 // taken counts all that the limit is for. It needs mu.

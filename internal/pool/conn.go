@@ -16,6 +16,10 @@ import (
 // maxRepeat is how long a request of gomemcache's is that is kept to be sent again.
 const maxRepeat = 4 << 10
 
+// maxAtOnce is how much can be written to a socket whose replies have all come without
+// a wait, as it fits into the smallest buffer.
+const maxAtOnce = 4 << 10
+
 // phase is how far a Conn is in its request.
 type phase uint8
 
@@ -82,19 +86,18 @@ func (c *Conn) BeginRead() error {
 
 func (c *Conn) begin() (reused bool, err error) {
 	c.repeatable = false
-	if s := c.sock.Load(); s != nil && (!c.replyDone || !s.good()) {
+	if s := c.sock.Load(); s != nil {
+		if now := sinceStart(); c.replyDone && s.good(now) {
+			c.start(s, now)
+			return true, nil
+		}
 		c.server.stale.Add(1) // since the last request of the same call
 		c.Drop()
-	}
-	if c.sock.Load() != nil {
-		c.start()
-		return true, nil
 	}
 	if err := c.server.Admit(); err != nil {
 		return false, err
 	}
-	sock, reused, err := c.server.borrow(c.ctx())
-	return reused, c.have(sock, err)
+	return c.have(c.server.borrow(c.ctx()))
 }
 
 // Repeat begins a request again, on a new socket in the place of the one that the server
@@ -104,8 +107,8 @@ func (c *Conn) Repeat() error {
 		c.Drop()
 		return err
 	}
-	sock, _, err := c.server.replace(c.ctx(), c.sock.Swap(nil))
-	return c.have(sock, err)
+	_, err := c.have(c.server.replace(c.ctx(), c.sock.Swap(nil)))
+	return err
 }
 
 func (c *Conn) ctx() context.Context {
@@ -115,21 +118,22 @@ func (c *Conn) ctx() context.Context {
 	return c.lane.ctx
 }
 
-func (c *Conn) have(sock *socket, err error) error {
-	if err != nil {
-		return err
+func (c *Conn) have(h handed) (reused bool, err error) {
+	if h.err != nil {
+		return false, h.err
 	}
-	c.sock.Store(sock)
-	c.start()
-	return nil
+	c.sock.Store(h.sock)
+	c.start(h.sock, h.at)
+	return h.reused, nil
 }
 
-func (c *Conn) start() {
+func (c *Conn) start(s *socket, now time.Duration) {
 	c.replyDone = true
 	c.phase = writing
 	c.renew = false
 	c.reply.on = false
-	c.armWrite(c.sock.Load())
+	s.armWrite(now)
+	c.keepAborted(s)
 }
 
 // Meta reports whether the server has shown that it speaks the meta protocol on
@@ -157,8 +161,10 @@ func (c *Conn) Write(p []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if reused && len(p) <= maxRepeat && bytes.HasPrefix(p, []byte("get")) {
-		c.repeatable = true
+	c.repeatable = reused && len(p) <= maxRepeat && bytes.HasPrefix(p, []byte("get"))
+	n, err := c.Send(p)
+	// What follows takes less time while the server is at work.
+	if c.repeatable || err == ErrStale {
 		c.request = append(c.request[:0], p...)
 	}
 	if c.eager {
@@ -166,7 +172,6 @@ func (c *Conn) Write(p []byte) (int, error) {
 	}
 	c.moreReplies = countReplies(p) - 1
 	c.reply.begin(p)
-	n, err := c.Send(p)
 	if err == ErrStale {
 		return len(p), c.sendAgain()
 	}
@@ -192,7 +197,11 @@ func (c *Conn) Send(p []byte) (int, error) {
 	if c.phase == reading || c.renew {
 		c.phase = writing
 		c.renew = false
-		c.armWrite(s)
+		s.armWrite(sinceStart())
+		c.keepAborted(s)
+	}
+	if !c.replyDone || len(p) > maxAtOnce {
+		c.watch()
 	}
 	c.replyDone = false
 	n, err := s.Write(p)
@@ -210,7 +219,10 @@ func (c *Conn) Read(p []byte) (int, error) {
 	if c.phase == writing || c.renew {
 		c.phase = reading
 		c.renew = false
-		c.armRead(s)
+		c.silent = true
+		s.armRead(sinceStart())
+		c.keepAborted(s)
+		c.watch()
 	}
 	if c.large != nil {
 		return c.readLarge(s, p)
@@ -313,7 +325,7 @@ func (c *Conn) Complete() {
 func (c *Conn) Refused() {
 	c.Complete()
 	if s := c.sock.Load(); s != nil {
-		s.used = s.used.Add(-checkAfter)
+		s.used -= checkAfter
 	}
 }
 
@@ -337,23 +349,13 @@ func countReplies(request []byte) int {
 	return bytes.Count(request, []byte(" "))
 }
 
-func (c *Conn) armWrite(s *socket) {
-	s.armWrite()
-	c.keepAborted(s)
-}
-
-// armRead is armWrite for what is read next.
-func (c *Conn) armRead(s *socket) {
-	now, timeout := time.Now(), c.server.cfg.ReadTimeout
-	s.used = now
-	c.silent = true
-	if s.readBy.Sub(now) < timeout {
-		s.readBy = now.Add(timeout).Add(timeout / 32)
-		s.SetReadDeadline(s.readBy)
+func (c *Conn) watch() {
+	if c.lane != nil {
+		c.lane.watch()
 	}
-	c.keepAborted(s)
 }
 
+// keepAborted follows what sets a deadline: an abort's stays.
 func (c *Conn) keepAborted(s *socket) {
 	if c.lane != nil && c.lane.aborted.Load() {
 		s.SetDeadline(longAgo)

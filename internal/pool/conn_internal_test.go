@@ -54,14 +54,14 @@ func TestARefusedSocketIsLookedAt(t *testing.T) {
 	look := sock.peeker.fn
 	sock.peeker.fn = func(fd uintptr) { looked = true; look(fd) }
 	used := sock.used
-	require.True(t, sock.good())
+	require.True(t, sock.good(sinceStart()))
 	require.True(t, looked)
 
 	// By the pipeline too.
 	c := &Conn{server: p.Servers[0]}
 	c.sock.Store(sock)
 	c.Refused()
-	require.Equal(t, used.Add(-checkAfter), sock.used)
+	require.Equal(t, used-checkAfter, sock.used)
 }
 
 func TestSpoilClosesTheSocketOfACompleteReply(t *testing.T) {

@@ -140,7 +140,7 @@ func (s *Server) connect(ctx context.Context) (*socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	sock := &socket{Conn: plain, plain: plain, server: s, peeker: newPeeker(plain), used: time.Now()}
+	sock := &socket{Conn: plain, plain: plain, server: s, peeker: newPeeker(plain), used: sinceStart()}
 	err = within(ctx, plain, func() error {
 		if s.cfg.TLS != nil {
 			if sock.Conn, err = s.handshake(ctx, plain); err != nil {

@@ -22,7 +22,8 @@ type Lane struct {
 	pool *Pool
 	ctx  context.Context
 
-	stop    func() bool // of context.AfterFunc; nil where ctx cannot end
+	watched atomic.Bool
+	stop    func() bool // of context.AfterFunc; nil where the lane is not watched
 	abortFn func()      // abort, made once
 	aborted atomic.Bool
 	done    chan struct{} // abort tells that it has run
@@ -87,10 +88,12 @@ func (l *Lane) forget(c *Conn) {
 	}
 }
 
-func (l *Lane) begin(ctx context.Context) {
-	l.ctx = ctx
-	if ctx.Done() != nil {
-		l.stop = context.AfterFunc(ctx, l.abortFn)
+// watch comes before anything that may wait for the server: from then on the end of the
+// context aborts it. It does not come earlier, as it takes less time while the server
+// is at work.
+func (l *Lane) watch() {
+	if l.ctx.Done() != nil && !l.watched.Load() && l.watched.CompareAndSwap(false, true) {
+		l.stop = context.AfterFunc(l.ctx, l.abortFn)
 	}
 }
 
@@ -110,10 +113,14 @@ func (l *Lane) abort() {
 
 // unbind frees the lane from its context, and reports whether that has ended.
 func (l *Lane) unbind() (aborted bool) {
-	if l.stop != nil && !l.stop() {
+	if l.stop == nil {
+		return false
+	}
+	if !l.stop() {
 		<-l.done // running or done: it must not reach the next call
 	}
 	l.stop = nil
+	l.watched.Store(false)
 	return l.aborted.Load()
 }
 
@@ -126,7 +133,9 @@ func (l *Lane) end(returned bool) bool {
 		c.settle(returned && !aborted)
 	}
 	l.mu.Unlock()
-	l.aborted.Store(false)
+	if aborted {
+		l.aborted.Store(false)
+	}
 	l.ctx = context.Background()
 	return returned
 }

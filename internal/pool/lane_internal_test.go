@@ -5,10 +5,14 @@ import (
 	"errors"
 	"math/rand/v2"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
 // An abort that comes as a call ends must not reach the next call on the lane or
@@ -59,9 +63,11 @@ func TestAbortRacesWithTheEndOfACall(t *testing.T) {
 	require.Zero(t, st.InUse)
 	require.Zero(t, st.Timeouts)
 	require.Equal(t, Up, st.State)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, l := range p.lanes {
+	for {
+		l, ok := p.lanes.Get().(*Lane)
+		if !ok {
+			break
+		}
 		require.False(t, l.aborted.Load())
 		require.Empty(t, l.done)
 		require.Equal(t, context.Background(), l.ctx)
@@ -82,7 +88,6 @@ func TestLaneOfAPanicIsNotReused(t *testing.T) {
 				panic("mine")
 			})
 		}()
-		require.Empty(t, p.lanes)
 	}
 	require.NotSame(t, lanes[0], lanes[1])
 	require.NotSame(t, lanes[1], lanes[2])
@@ -102,4 +107,24 @@ func TestLaneForgetsClosedConnections(t *testing.T) {
 		require.Len(t, l.conns, 1)
 		return nil
 	})
+}
+
+// However short its pieces: only the first of a request needs no room.
+func TestContextEndsAWriteInPieces(t *testing.T) {
+	fake := memcachedtest.StartFake(t, memcachedtest.Script{"set": memcachedtest.Hang})
+	p := open(t, func(cfg *Config) { cfg.Addrs = []Addr{{"tcp", fake.Addr()}} })
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	piece := []byte("set k 0 0 1000\r\n" + strings.Repeat("v", 1000) + "\r\n")
+	err := p.Do(ctx, func(l *Lane) error {
+		c := l.Conn(p.Servers[0])
+		err := c.Begin()
+		for err == nil {
+			_, err = c.Send(piece)
+		}
+		return err
+	})
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.Less(t, time.Since(start), p.cfg.WriteTimeout/2)
 }

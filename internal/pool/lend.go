@@ -24,7 +24,8 @@ func (p *Pool) Lend(ctx context.Context, fn func(*memcache.Client) error) error 
 	}
 	l := newLoan(p)
 	ctx, l.cancel = context.WithCancelCause(ctx)
-	l.begin(ctx)
+	l.ctx = ctx
+	l.watch() // once, as goroutines may use the lane until after its end
 	defer l.end()
 	return fn(l.Client)
 }

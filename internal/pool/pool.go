@@ -57,9 +57,7 @@ type Pool struct {
 
 	native *memcache.Client
 
-	mu     sync.Mutex
-	lanes  []*Lane // idle, used last in first out
-	closed bool
+	lanes sync.Pool // of *Lane, idle: they hold no sockets
 }
 
 // New makes a pool. It dials and looks up nothing.
@@ -99,33 +97,21 @@ func (p *Pool) take(ctx context.Context) (*Lane, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, &contextError{ctx}
 	}
-	p.mu.Lock()
-	if p.closed {
-		p.mu.Unlock()
+	if p.closing.Err() != nil {
 		return nil, ErrClosed
 	}
-	var l *Lane
-	if n := len(p.lanes); n > 0 {
-		l = p.lanes[n-1]
-		p.lanes = p.lanes[:n-1]
-	}
-	p.mu.Unlock()
-	if l == nil {
+	l, ok := p.lanes.Get().(*Lane)
+	if !ok {
 		l = newLane(p)
 	}
-	l.begin(ctx)
+	l.ctx = ctx
 	return l, nil
 }
 
 func (p *Pool) release(l *Lane, returned bool) {
-	if !l.end(returned) {
-		return
+	if l.end(returned) {
+		p.lanes.Put(l)
 	}
-	p.mu.Lock()
-	if !p.closed && len(p.lanes) < p.cfg.MaxIdle {
-		p.lanes = append(p.lanes, l)
-	}
-	p.mu.Unlock()
 }
 
 // Native returns a gomemcache client for any number of goroutines, over the
@@ -136,10 +122,6 @@ func (p *Pool) Native() *memcache.Client { return p.native }
 // Close closes every socket and cuts what is in flight, which then fails with
 // ErrClosed. It may be called more than once.
 func (p *Pool) Close() {
-	p.mu.Lock()
-	p.closed = true
-	p.lanes = nil
-	p.mu.Unlock()
 	p.close()
 	for _, s := range p.Servers {
 		s.closeAll()

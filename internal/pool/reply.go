@@ -99,6 +99,18 @@ func (c command) endsWell(line []byte) bool {
 	return false
 }
 
+// isHit reports whether p is one value and the end of the reply, which most replies to
+// a retrieval are, in half the time that following it takes.
+func isHit(p []byte) bool {
+	const end = "\r\nEND\r\n"
+	i := bytes.IndexByte(p, '\r')
+	if i < 0 || !bytes.HasSuffix(p, []byte(end)) {
+		return false
+	}
+	v, ok, _ := protocol.ParseValue(p[:i])
+	return ok && i+len("\r\n")+v.Size+len(end) == len(p) && p[i+1] == '\n'
+}
+
 // replyScan follows a reply to gomemcache to its end, in pieces as they come.
 // gomemcache would keep what a server sends too much, and take it for the reply
 // to its next request.
@@ -125,6 +137,9 @@ func (r *replyScan) begin(request []byte) {
 // of p does, and those from the line of the value on, or what is left of it where
 // that began in an earlier piece, are to be held back.
 func (r *replyScan) read(p []byte) (n int, state replyState) {
+	if r.command == retrieval && !r.values && len(r.line) == 0 && isHit(p) {
+		return len(p), replyComplete
+	}
 	for n < len(p) {
 		if r.skip > 0 {
 			step := min(r.skip, len(p)-n)

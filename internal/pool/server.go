@@ -62,20 +62,20 @@ func newServer(addr Addr, index int, cfg *Config, closing context.Context) *Serv
 // sweepIdle closes what has been idle for too long, and comes again when the
 // next socket will have been.
 func (s *Server) sweepIdle() {
-	s.closeIdleSince(time.Now().Add(-s.cfg.MaxIdleTime))
+	s.closeIdleSince(sinceStart() - s.cfg.MaxIdleTime)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sweep = nil
 	if len(s.idle) > 0 && !s.closed {
-		s.sweep = time.AfterFunc(time.Until(s.idle[0].used.Add(s.cfg.MaxIdleTime)), s.sweepIdle)
+		s.sweep = time.AfterFunc(s.idle[0].used-sinceStart()+s.cfg.MaxIdleTime, s.sweepIdle)
 	}
 }
 
 // closeIdleSince closes the sockets that have been idle since t or longer.
-func (s *Server) closeIdleSince(t time.Time) {
+func (s *Server) closeIdleSince(t time.Duration) {
 	s.mu.Lock()
 	n := 0
-	for n < len(s.idle) && !s.idle[n].used.After(t) {
+	for n < len(s.idle) && s.idle[n].used <= t {
 		n++
 	}
 	expired := append([]*socket(nil), s.idle[:n]...)
@@ -128,7 +128,7 @@ func (s *Server) goDown(cause error) {
 	s.endDials()
 	s.dialCtx, s.endDials = context.WithCancel(s.closing)
 	s.mu.Unlock()
-	s.closeIdleSince(time.Now())
+	s.closeIdleSince(sinceStart())
 	s.cfg.Warnf("memcacheddriver: server %s is down after %d failures in a row: %v", s.Address, s.cfg.FailureLimit, cause)
 }
 

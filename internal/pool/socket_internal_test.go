@@ -31,16 +31,16 @@ func TestTicketsAreNoStaleness(t *testing.T) {
 		return sock
 	}
 	sock := connect()
-	assert.True(t, sock.good())
+	assert.True(t, sock.good(sinceStart()))
 	assert.Equal(t, quiet, sock.peeker.peek(), "the tickets are read")
-	assert.True(t, sock.good())
+	assert.True(t, sock.good(sinceStart()))
 	_, err := sock.Write([]byte("version\r\n"))
 	require.NoError(t, err)
-	memcachedtest.Eventually(t, func() bool { return !sock.good() }, "a reply that nobody waits for is stale")
+	memcachedtest.Eventually(t, func() bool { return !sock.good(sinceStart()) }, "a reply that nobody waits for is stale")
 
 	sock = connect()
 	server.Kill()
-	memcachedtest.Eventually(t, func() bool { return !sock.good() }, "a socket that ended is stale")
+	memcachedtest.Eventually(t, func() bool { return !sock.good(sinceStart()) }, "a socket that ended is stale")
 }
 
 // A socket whose server did not answer the question for meta is used for a while

@@ -20,18 +20,16 @@ type Stream struct {
 // [Server.Admit]. Its error is that of all calls that wait for it, and has been counted
 // as one failure.
 func (s *Server) OpenStream(after *Stream) (*Stream, error) {
-	var sock *socket
-	var reused bool
-	var err error
+	var h handed
 	if after != nil && after.kept {
-		sock, reused, err = s.replace(s.closing, after.sock)
+		h = s.replace(s.closing, after.sock)
 	} else {
-		sock, reused, err = s.borrow(s.closing)
+		h = s.borrow(s.closing)
 	}
-	if err != nil {
-		return nil, err
+	if h.err != nil {
+		return nil, h.err
 	}
-	return &Stream{sock: sock, reused: reused}, nil
+	return &Stream{sock: h.sock, reused: h.reused}, nil
 }
 
 // Keep makes the end of the stream keep its place in the limit, until OpenStream or
@@ -65,7 +63,7 @@ func (t *Stream) Reused() bool { return t.reused }
 
 // Write writes within the write timeout.
 func (t *Stream) Write(p []byte) (int, error) {
-	t.sock.armWrite()
+	t.sock.armWrite(sinceStart())
 	return t.sock.Write(p)
 }
 
@@ -80,7 +78,7 @@ func (t *Stream) Read(p []byte) (int, error) {
 
 // SetReadDeadline is the reader's own.
 func (t *Stream) SetReadDeadline(by time.Time) {
-	t.sock.readBy = by
+	t.sock.readBy = by.Sub(start)
 	t.sock.SetReadDeadline(by)
 }
 
@@ -115,7 +113,7 @@ func (t *Stream) Cut() { t.sock.close() }
 
 // Release gives back a socket whose replies have all been read.
 func (t *Stream) Release() {
-	t.sock.used = time.Now()
+	t.sock.used = sinceStart()
 	t.sock.server.putIdle(t.sock)
 }
 

@@ -108,6 +108,15 @@ func Line(r *bufio.Reader) ([]byte, error) {
 // Data reads a data block of size bytes and its end. A value of no bytes is
 // not nil.
 func Data(r *bufio.Reader, size int) ([]byte, error) {
+	if block := size + len(crlf); block <= r.Buffered() {
+		data, _ := r.Peek(block)
+		if string(data[size:]) != crlf {
+			return nil, ErrUnexpected
+		}
+		value := append(make([]byte, 0, size), data[:size]...)
+		r.Discard(block)
+		return value, nil
+	}
 	// An announcement costs a hostile server nothing: room grows with what comes.
 	value := make([]byte, min(size, GrowBy))
 	for read := 0; ; {
@@ -171,14 +180,12 @@ func ParseValue(line []byte) (v Value, ok bool, err error) {
 		}
 		return v, false, LineError(line)
 	}
-	rest := line[len(prefix):]
-	key := bytes.IndexByte(rest, ' ')
-	if key <= 0 {
+	key, rest, _ := cutSpace(line[len(prefix):])
+	flags, rest, _ := cutSpace(rest)
+	size, cas, hasCAS := cutSpace(rest)
+	if v.Key = key; len(key) == 0 {
 		return v, false, ErrUnexpected
 	}
-	v.Key, rest = rest[:key], rest[key+1:]
-	flags, rest, _ := bytes.Cut(rest, []byte(" "))
-	size, cas, hasCAS := bytes.Cut(rest, []byte(" "))
 	if v.Flags, ok = parseUint(flags); !ok {
 		return v, false, ErrUnexpected
 	}
@@ -189,6 +196,16 @@ func ParseValue(line []byte) (v Value, ok bool, err error) {
 	}
 	v.Size, err = parseSize(size)
 	return v, err == nil, err
+}
+
+// cutSpace is bytes.Cut at a space, which is near.
+func cutSpace(b []byte) (before, after []byte, found bool) {
+	for i, c := range b {
+		if c == ' ' {
+			return b[:i], b[i+1:], true
+		}
+	}
+	return b, nil, false
 }
 
 func parseSize(b []byte) (int, error) {
