@@ -27,10 +27,9 @@ type handed struct {
 	err    error
 }
 
-// borrow returns a socket: one that rests, or
-// else, first come first served, one that comes back or has been dialled. It ends
-// with ctx, when the server goes down, or after the dial timeout, twice that where
-// somebody is dialling by then.
+// borrow returns a socket: one that rests, or else, first come first served, one that
+// comes back or has been dialled. It ends with ctx, when the server goes down, or after
+// the dial timeout, twice that where somebody is dialling by then.
 func (s *Server) borrow(ctx context.Context) handed {
 	by := time.Time{} // when the wait ends; set by the first one
 	for {
@@ -232,7 +231,7 @@ func (s *Server) remove(sock *socket) {
 // forget needs mu.
 func (s *Server) forget(sock *socket) {
 	delete(s.live, sock)
-	s.heard = max(s.heard, sock.heard.Load())
+	s.heard = max(s.heard, sock.lastHeard())
 }
 
 // dialMore dials for those who wait, as far as the limit allows, and in a shortage one

@@ -24,7 +24,7 @@ func (c *Conn) fail(err error) error {
 	if c.lane != nil && c.lane.ctx.Err() != nil {
 		s.cancelled.Add(1)
 		if c.phase == reading && c.silent && context.Cause(c.lane.ctx) != errReturned {
-			s.gaveUp(start.Add(c.sock.Load().used))
+			s.gaveUp(c.sock.Load().used)
 		}
 		c.Drop()
 		return &contextError{c.lane.ctx}

@@ -117,20 +117,17 @@ func (h *health) state() State {
 // the server last said a byte to anybody. The server's mu guards it.
 type silence struct {
 	due   time.Duration
-	until time.Time // when the last of them gave up
+	until time.Duration // when the last of them gave up
 }
 
 // add counts the time from sent to now, where it has not been counted yet and nothing
 // was heard, and returns the sum.
-func (s *silence) add(sent, heard, now time.Time) time.Duration {
-	if heard.After(s.until) {
+func (s *silence) add(sent, heard, now time.Duration) time.Duration {
+	if heard > s.until {
 		s.due = 0
 		s.until = heard
 	}
-	if sent.Before(s.until) {
-		sent = s.until
-	}
-	s.due += now.Sub(sent)
+	s.due += now - max(sent, s.until)
 	s.until = now
 	return s.due
 }

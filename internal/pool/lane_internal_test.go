@@ -48,7 +48,12 @@ func TestAbortRacesWithTheEndOfACall(t *testing.T) {
 					aborted++
 				}
 				// The next one, which nobody cancels, while the abort may still come.
-				if err := p.Do(context.Background(), get); err != nil {
+				if err := p.Do(context.Background(), func(l *Lane) error {
+					if l.aborted.Load() || len(l.done) > 0 || l.watched.Load() {
+						return errors.New("the lane is another call's")
+					}
+					return get(l)
+				}); err != nil {
 					t.Errorf("the call after call %d: %v", i, err)
 				}
 				<-gone
@@ -63,15 +68,6 @@ func TestAbortRacesWithTheEndOfACall(t *testing.T) {
 	require.Zero(t, st.InUse)
 	require.Zero(t, st.Timeouts)
 	require.Equal(t, Up, st.State)
-	for {
-		l, ok := p.lanes.Get().(*Lane)
-		if !ok {
-			break
-		}
-		require.False(t, l.aborted.Load())
-		require.Empty(t, l.done)
-		require.Equal(t, context.Background(), l.ctx)
-	}
 }
 
 // A lane that fn left by a panic or runtime.Goexit is not used again: nobody

@@ -40,7 +40,7 @@ type Server struct {
 	sweep     *time.Timer        // closes sockets that were idle for too long; nil until needed
 	closed    bool
 
-	heard   int64 // since start: when a byte last came on a socket that is closed
+	heard   time.Duration // when a byte last came on a socket that is closed
 	silence silence
 
 	shortage shortage
@@ -135,17 +135,24 @@ func (s *Server) goDown(cause error) {
 // gaveUp says that a caller left a request that was sent at that time, and of whose
 // reply no byte has come. A server that has said nothing to anybody for a read
 // timeout while replies were due has failed, though no caller waited that long.
-func (s *Server) gaveUp(sent time.Time) {
+func (s *Server) gaveUp(sent time.Duration) {
 	s.mu.Lock()
-	heard := s.heard
-	for sock := range s.live {
-		heard = max(heard, sock.heard.Load())
-	}
-	silent := s.silence.add(sent, start.Add(time.Duration(heard)), time.Now()) >= s.cfg.ReadTimeout
+	silent := s.silence.add(sent, s.lastHeard(nil), sinceStart()) >= s.cfg.ReadTimeout
 	s.mu.Unlock()
 	if silent {
 		s.failed(fmt.Errorf("not a byte within the read timeout of %v, in which all callers gave up: %w", s.cfg.ReadTimeout, os.ErrDeadlineExceeded))
 	}
+}
+
+// lastHeard returns when a byte last came on another socket than but. It needs mu.
+func (s *Server) lastHeard(but *socket) time.Duration {
+	heard := s.heard
+	for sock := range s.live {
+		if sock != but {
+			heard = max(heard, sock.lastHeard())
+		}
+	}
+	return heard
 }
 
 // prove remembers that the server has answered. It is only looked whether there is

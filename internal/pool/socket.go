@@ -104,6 +104,8 @@ func (s *socket) armRead(now time.Duration) {
 // hear says that bytes have come.
 func (s *socket) hear() { s.heard.Store(int64(sinceStart())) }
 
+func (s *socket) lastHeard() time.Duration { return time.Duration(s.heard.Load()) }
+
 // reset closes a socket in the middle of a request, without the wait that TCP
 // keeps its port for: cancelled calls by the thousand would use up all ports.
 func (s *socket) reset() {

@@ -99,13 +99,7 @@ func (t *Stream) OthersHeard(since time.Time) bool {
 	s := t.sock.server
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	heard := s.heard
-	for sock := range s.live {
-		if sock != t.sock {
-			heard = max(heard, sock.heard.Load())
-		}
-	}
-	return start.Add(time.Duration(heard)).After(since)
+	return s.lastHeard(t.sock) > since.Sub(start)
 }
 
 // Cut closes the socket, so that what waits for it ends. Any goroutine may call it.
