@@ -10,10 +10,10 @@ SCRIPTS     := "$(CURDIR)/scripts"
 # Runs a command in every module: $(call each,TITLE,COMMAND)
 each = set -e; for module in $(MODULES); do echo "== $(1) ($$module)"; (cd "$$module" && $(2)); done
 
-.PHONY: help demo test integration check vulncheck bench soak fuzz
+.PHONY: help demo test integration check vulncheck bench soak fuzz ketama-table
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: ## run the quickstart example against a memcached of its own
 	@sh $(SCRIPTS)/with-memcached.sh go run ./examples/quickstart
@@ -45,3 +45,10 @@ fuzz: ## every fuzz target, for FUZZTIME each (30s)
 		echo "== $$target ($$dir)"; \
 		(cd "$$dir" && sh $(SCRIPTS)/test-env.sh go test -run '^$$' -fuzz "^$$target\$$" -fuzztime "$${FUZZTIME:-30s}" . </dev/null); \
 	done
+
+KETAMA := internal/ketama/testdata
+
+ketama-table: ## where libmemcached puts keys, for internal/ketama; needs gcc and Debian's libmemcached-dev
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	gcc -o "$$dir/generate" $(KETAMA)/generate.c -lmemcached && \
+	"$$dir/generate" >"$$dir/picks.json" && gzip -9n <"$$dir/picks.json" >$(KETAMA)/picks.json.gz
