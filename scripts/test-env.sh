@@ -3,16 +3,19 @@
 #
 #	scripts/test-env.sh go test -race ./...
 #
-# memcached and twemproxy in PATH and a C compiler for the race detector, installed
-# if missing; and, if the docker command works, the image to make containers of in
-# MEMCACHED_IMAGE and the settings of testcontainers-go that this machine calls
-# for. Without Docker, the tests run the same cases against local processes.
+# memcached and twemproxy in PATH, pylibmc, and a C compiler for the race detector,
+# installed if missing; and, if the docker command works, the image to make
+# containers of in MEMCACHED_IMAGE and the settings of testcontainers-go that this
+# machine calls for. Without Docker, the tests run the same cases against local processes.
 set -eu
 
 scripts=$(dirname "$0")
 sh "$scripts/install-cc.sh"
 memcached=$(sh "$scripts/install-memcached.sh")
 twemproxy=$(sh "$scripts/install-twemproxy.sh")
+if [ "$(uname -s)" != Darwin ]; then # or the tests with it are skipped
+	sh "$scripts/install-pylibmc.sh" >/dev/null
+fi
 PATH=$PATH:$(dirname "$memcached"):$(dirname "$twemproxy")
 export PATH
 

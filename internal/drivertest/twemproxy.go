@@ -17,8 +17,25 @@ import (
 )
 
 // StartTwemproxy starts a twemproxy in front of servers and returns its address.
-// Without the binary the test fails.
+// It places keys as plain gomemcache does. Without the binary the test fails.
 func StartTwemproxy(t testing.TB, servers []*memcachedtest.Server) string {
+	t.Helper()
+	var lines []string
+	for _, s := range servers {
+		lines = append(lines, s.Addr()+":1")
+	}
+	return startTwemproxy(t, "crc32a", "modula", lines, servers[0])
+}
+
+// StartTwemproxyKetama is [StartTwemproxy] for a proxy that places keys as
+// libmemcached's KETAMA_WEIGHTED does. The lines are those of its configuration,
+// host:port:weight, or /path:weight and a name; first is the first one's server.
+func StartTwemproxyKetama(t testing.TB, lines []string, first *memcachedtest.Server) string {
+	t.Helper()
+	return startTwemproxy(t, "md5", "ketama", lines, first)
+}
+
+func startTwemproxy(t testing.TB, hash, distribution string, lines []string, first *memcachedtest.Server) string {
 	t.Helper()
 	bin, err := exec.LookPath("nutcracker")
 	if err != nil {
@@ -33,9 +50,9 @@ func StartTwemproxy(t testing.TB, servers []*memcachedtest.Server) string {
 	for range 10 {
 		dir := t.TempDir()
 		addr := "127.0.0.1:" + port()
-		conf := fmt.Sprintf("pool:\n  listen: %s\n  hash: crc32a\n  distribution: modula\n  auto_eject_hosts: false\n  timeout: 5000\n  servers:\n", addr)
-		for _, s := range servers {
-			conf += fmt.Sprintf("   - %s:1\n", s.Addr())
+		conf := fmt.Sprintf("pool:\n  listen: %s\n  hash: %s\n  distribution: %s\n  auto_eject_hosts: false\n  timeout: 5000\n  servers:\n", addr, hash, distribution)
+		for _, line := range lines {
+			conf += fmt.Sprintf("   - %s\n", line)
 		}
 		path := filepath.Join(dir, "nutcracker.yml")
 		require.NoError(t, os.WriteFile(path, []byte(conf), 0o600))
@@ -51,7 +68,7 @@ func StartTwemproxy(t testing.TB, servers []*memcachedtest.Server) string {
 			stdin.Close()
 			_ = cmd.Wait()
 		}
-		if reaches(addr, servers[0]) {
+		if reaches(addr, first) {
 			t.Cleanup(stop)
 			return addr
 		}
