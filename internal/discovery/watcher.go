@@ -159,7 +159,6 @@ func (w *Watcher) run(a *attempt) {
 	err := w.lookUp()
 	w.mu.Lock()
 	a.err, a.retryAt = err, time.Now().Add(retryAfter)
-	w.ready.Store(err == nil && !w.closed)
 	w.mu.Unlock()
 	close(a.done)
 	if err != nil {
@@ -186,14 +185,15 @@ func (w *Watcher) lookUp() error {
 	if err == nil {
 		kind, err = w.take(answer)
 	}
-	if w.closing.Err() != nil {
-		return ErrClosed
-	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.closed {
+		return ErrClosed
+	}
 	before := w.trouble
 	w.trouble, w.status.LastError = kind, nil
 	if err == nil {
+		w.ready.Store(true)
 		w.status.LastSuccess = time.Now()
 		w.status.Version = max(w.status.Version, answer.Version)
 		if before != none {

@@ -161,6 +161,7 @@ func TestWatcherWaitsByTheCallersContext(t *testing.T) {
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
 		require.ErrorIs(t, w.Wait(ended), context.Canceled)
+		synctest.Wait()
 		require.Zero(t, s.lookups(), "for nobody")
 
 		short, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
@@ -345,6 +346,15 @@ func TestWatcherWithoutVersions(t *testing.T) {
 		s.next(t)
 		require.Equal(t, [][]string{{"a:1", "b:2"}, {"a:1"}, {"a:1", "b:2"}}, s.list())
 		require.EqualValues(t, discovery.NoVersion, w.Status().Version)
+	})
+}
+
+func TestWatcherClosesUnused(t *testing.T) {
+	watch(t, func(t *testing.T, w *discovery.Watcher, s *source) {
+		w.Close()
+		require.Equal(t, discovery.ErrClosed, w.Wait(t.Context()))
+		synctest.Wait()
+		require.Zero(t, s.lookups())
 	})
 }
 
