@@ -281,6 +281,7 @@ func TestImports(t *testing.T) {
 		"internal/pipeline":      {module + "internal/pool", module + "internal/protocol"},
 		"internal/link":          {module + "internal/pipeline", module + "internal/pool", module + "internal/protocol"},
 		"internal/remover":       {module + "internal/pipeline"},
+		"internal/discovery":     {module + "internal/protocol"},
 		"internal/pool":          {gomemcache, module + "internal/protocol"},
 		"internal/protocol":      nil,
 		"internal/memcachedtest": {"go.uber.org/goleak"},

@@ -1,7 +1,8 @@
 // Package memcachedtest runs real memcached servers for tests: servers of a
 // test's own, to kill, restart and freeze ([Start], [StartUnix], [StartTLS],
 // [StartAuth]), and one that all tests of a package share ([Addr]). What those
-// cannot be made to say or do, a scripted one does ([StartFake]).
+// cannot be made to say or do, a scripted one does ([StartFake]), a configuration
+// endpoint for one ([ConfigEndpoint]). [StartNameServer] starts a name server.
 //
 // A real server keeps no goroutine in the test binary, so a goroutine-leak check
 // may run while it is up, and it never outlives the binary, however that ends.
