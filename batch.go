@@ -111,7 +111,7 @@ func (db *MemcachedDB) MSet(ctx context.Context, pairs map[string][]byte, ttl ti
 
 func (g *group) setSubsecond(c *pool.Conn, items []pipeline.Item, ttl time.Duration) {
 	answered := 0
-	err := g.session.storeAllSubsecond(c, items, ttl, 0, func(i int, r pipeline.SetResult) {
+	err := g.node.storeAllSubsecond(c, items, ttl, 0, func(i int, r pipeline.SetResult) {
 		answered++
 		if r.Err != nil {
 			g.refuse("mset", r.Err, items[i].Key)
@@ -153,7 +153,7 @@ func (db *MemcachedDB) delete(ctx context.Context, key string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	err = s.viaClient(ctx, "delete", s.pool.Pick(key), key, memcache.ErrCacheMiss, func(c *memcache.Client) error {
+	err = s.viaClient(ctx, "delete", s.pick(key), key, memcache.ErrCacheMiss, func(c *memcache.Client) error {
 		return c.Delete(key)
 	}, func(l *link.Links) error {
 		return orMiss(l.Delete(ctx, key))
@@ -193,7 +193,7 @@ func (db *MemcachedDB) exists(ctx context.Context, key string) (n int64, err err
 	if err != nil {
 		return 0, err
 	}
-	err = s.viaConn(ctx, "exists", key, func(c *pool.Conn) error {
+	err = s.viaConn(ctx, "exists", s.pick(key), key, func(c *pool.Conn) error {
 		n, err = pipeline.Exists(c, []string{key})
 		return err
 	}, func(l *link.Links) error {

@@ -23,6 +23,7 @@ func CASTTL(ttl time.Duration) CASOption {
 // swap is one CompareAndSwap under way.
 type swap struct {
 	session *session
+	node    *node
 	key     string
 	ttl     *time.Duration // of CASTTL
 	current *pipeline.Found
@@ -59,11 +60,11 @@ func (db *MemcachedDB) CompareAndSwap(ctx context.Context, key string, update fu
 	if err != nil {
 		return err
 	}
-	w := &swap{session: s, key: key}
+	w := &swap{session: s, node: s.pick(key), key: key}
 	for _, opt := range opts {
 		opt(w)
 	}
-	if err := s.viaConn(ctx, op, key, w.read, nil); err != nil {
+	if err := s.viaConn(ctx, op, w.node, key, w.read, nil); err != nil {
 		return err
 	}
 	value, err := update(w.current.Value)
@@ -71,7 +72,11 @@ func (db *MemcachedDB) CompareAndSwap(ctx context.Context, key string, update fu
 		return &OpError{Op: op, Keys: []string{key}, Err: fmt.Errorf("update: %w", err)}
 	}
 	w.current.Value = value
-	return s.viaConn(ctx, op, key, w.write, nil)
+	if s.pick(key) != w.node {
+		// Its CAS number is one of the server that the key was read from.
+		return &OpError{Op: op, Keys: []string{key}, Err: fmt.Errorf("%w: the list of servers has changed, and the key's server with it", kv.ErrConflict)}
+	}
+	return s.viaConn(ctx, op, w.node, key, w.write, nil)
 }
 
 func (w *swap) read(c *pool.Conn) (err error) {
@@ -118,7 +123,7 @@ func (w *swap) write(c *pool.Conn) error {
 	}
 	switch {
 	case subsecond:
-		w.session.removers[c.Server().Index].Add(began, due, pipeline.KeyCAS{Key: w.key, CAS: result.CAS})
+		w.node.remover.Add(began, due, pipeline.KeyCAS{Key: w.key, CAS: result.CAS})
 	case left > 0 && expires.Classic == 0 && w.ttl == nil:
 		// The key has been given a life since it was read, which the swap has just
 		// undone.
@@ -137,7 +142,7 @@ func (w *swap) expiration(c *pool.Conn) (expires pipeline.Expiration, due time.T
 		return seconds(*w.ttl), due, false, nil
 	}
 	left := w.current.TTL
-	due, subsecond = w.session.removers[c.Server().Index].Due(w.key, w.current.CAS)
+	due, subsecond = w.node.remover.Due(w.key, w.current.CAS)
 	if subsecond {
 		// The number may be another value's since the server was restarted, or the
 		// life another one since the key was read.

@@ -23,7 +23,8 @@ const (
 // config is what Open makes of the defaults, the DSN and the options, each
 // beating the one before.
 type config struct {
-	addrs []pool.Addr
+	servers      []pool.Entry
+	distribution Distribution
 
 	dialTimeout, readTimeout, writeTimeout time.Duration
 
@@ -54,19 +55,20 @@ func defaultConfig() config {
 		writeTimeout: common.WriteTimeout,
 		maxOpenConns: defaultMaxOpenConns,
 		maxIdleConns: common.PoolSize,
+		distribution: Modulo,
 		failureLimit: defaultFailureLimit,
 		retryTimeout: defaultRetryTimeout,
 	}
 }
 
 // checkCredentials refuses to send them to another machine in the clear.
-func (c *config) checkCredentials() error {
+func (c *config) checkCredentials(servers []pool.Entry) error {
 	if c.user == "" || c.tls != nil || c.insecureCredentials {
 		return nil
 	}
-	for _, a := range c.addrs {
-		if !isLocal(a) {
-			return fmt.Errorf("%w: WithCredentials: to server %s they would cross the network in the clear; use TLS (tls=true, or driver.WithTLSConfig), or allow it by WithInsecureCredentials (insecure_credentials=true)", ErrInvalidOption, a)
+	for _, e := range servers {
+		if !isLocal(e.Addr) {
+			return fmt.Errorf("%w: WithCredentials: to server %s they would cross the network in the clear; use TLS (tls=true, or driver.WithTLSConfig), or allow it by WithInsecureCredentials (insecure_credentials=true)", ErrInvalidOption, e)
 		}
 	}
 	return nil

@@ -51,7 +51,7 @@ func (db *MemcachedDB) Open(ctx context.Context, dsn string, opts ...driver.Opti
 
 func newConfig(dsn string, opts []driver.Option) (c config, err error) {
 	c = defaultConfig()
-	if c.addrs, err = parseDSN(dsn, &c); err == nil {
+	if c.servers, err = parseDSN(dsn, &c); err == nil {
 		err = c.apply(opts)
 	}
 	return c, err
@@ -130,8 +130,8 @@ func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
 		return nil, err
 	}
 	var value []byte
-	server := s.pool.Pick(key)
-	err = s.viaClient(ctx, "get", server, key, memcache.ErrCacheMiss, func(c *memcache.Client) (err error) {
+	n := s.pick(key)
+	err = s.viaClient(ctx, "get", n, key, memcache.ErrCacheMiss, func(c *memcache.Client) (err error) {
 		value, err = get(c, key)
 		return err
 	}, func(l *link.Links) error {
@@ -141,7 +141,7 @@ func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
 	})
 	switch err {
 	case nil:
-		s.links[server.Index].Got(key, len(value))
+		n.links.Got(key, len(value))
 		return value, nil
 	case memcache.ErrCacheMiss:
 		return nil, kv.ErrNotFound
@@ -229,7 +229,7 @@ func (db *MemcachedDB) store(ctx context.Context, op, key string, value []byte, 
 	if len(value) > link.MaxValue {
 		shared = nil
 	}
-	err = s.viaClient(ctx, op, s.pool.Pick(key), key, no, func(c *memcache.Client) error {
+	err = s.viaClient(ctx, op, s.pick(key), key, no, func(c *memcache.Client) error {
 		item := &memcache.Item{Key: key, Value: value, Expiration: expires}
 		switch mode {
 		case pipeline.ModeAdd:

@@ -3,6 +3,7 @@ package memcacheddriver
 import (
 	"crypto/tls"
 	"fmt"
+	"math"
 	"net"
 	"net/url"
 	"slices"
@@ -20,13 +21,14 @@ const defaultPort = "11211"
 //
 //	[memcached://[user:password@]]server{,server}[?name=value{&name=value}]
 //
-// where a server is host, host:port, [IPv6], [IPv6]:port, /path or unix:///path.
+// where a server is host, [IPv6], /path or unix:///path; a port may follow the first two,
+// and a weight the port or the path, each after a colon.
 // It changes c by the parameters and the credentials.
 //
 // A password may stand anywhere in a DSN that is written wrongly. So errors quote
 // nothing of it but the names of parameters that there are, and what is taken for
 // a host or a path has none of the characters that come with credentials.
-func parseDSN(dsn string, c *config) ([]pool.Addr, error) {
+func parseDSN(dsn string, c *config) ([]pool.Entry, error) {
 	servers, query, hasQuery := strings.Cut(strings.TrimSpace(dsn), "?")
 	scheme, rest, found := strings.Cut(servers, "://")
 	if found && !strings.EqualFold(scheme, "unix") && !strings.ContainsAny(scheme, ",/") {
@@ -44,23 +46,35 @@ func parseDSN(dsn string, c *config) ([]pool.Addr, error) {
 	if strings.Contains(query, "@") {
 		return nil, invalidDSN("there is an @ after the ?; percent-encode what is special in the user and the password")
 	}
-	if strings.TrimSpace(servers) == "" {
+	entries, err := parseServers(servers)
+	if err == nil && hasQuery {
+		err = parseParams(query, c)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return entries, nil
+}
+
+// parseServers reads server{,server}.
+func parseServers(list string) ([]pool.Entry, error) {
+	if strings.TrimSpace(list) == "" {
 		return nil, invalidDSN("it names no server; an example is mc1:11211,mc2:11211")
 	}
-	var addrs []pool.Addr
-	for i, server := range strings.Split(servers, ",") {
-		addr, err := parseServer(strings.TrimSpace(server))
+	var entries []pool.Entry
+	total := uint64(0)
+	for i, server := range strings.Split(list, ",") {
+		e, err := parseServer(strings.TrimSpace(server))
 		if err != nil {
 			return nil, invalidDSN("server %d: %w", i+1, err)
 		}
-		addrs = append(addrs, addr)
+		entries = append(entries, e)
+		total += uint64(e.Weight)
 	}
-	if hasQuery {
-		if err := parseParams(query, c); err != nil {
-			return nil, err
-		}
+	if total > math.MaxUint32 {
+		return nil, invalidDSN("the weights are more than %d together", uint32(math.MaxUint32))
 	}
-	return addrs, nil
+	return entries, nil
 }
 
 func invalidDSN(format string, args ...any) error {
@@ -79,69 +93,98 @@ func parseCredentials(userinfo string, c *config) error {
 	return nil
 }
 
-func parseServer(s string) (pool.Addr, error) {
+func parseServer(s string) (pool.Entry, error) {
 	if s == "" {
-		return pool.Addr{}, fmt.Errorf("it is empty")
+		return pool.Entry{}, fmt.Errorf("it is empty")
 	}
 	if strings.Contains(s, "@") {
-		return pool.Addr{}, fmt.Errorf("there is an @ in it; credentials are written memcached://user:password@host or memcached://user:password@/path, percent-encoded")
+		return pool.Entry{}, fmt.Errorf("there is an @ in it; credentials are written memcached://user:password@host or memcached://user:password@/path, percent-encoded")
 	}
 	if strings.HasPrefix(s, "/") || strings.HasPrefix(s, "unix:/") {
-		path := strings.TrimPrefix(s, "unix://")
-		if !strings.HasPrefix(path, "/") || len(path) < 2 {
-			return pool.Addr{}, fmt.Errorf("a Unix socket is named by its whole path: /path or unix:///path, with three slashes")
-		}
-		if strings.ContainsFunc(path, func(r rune) bool { return r == ':' || r == '%' || !unicode.IsPrint(r) }) {
-			return pool.Addr{}, fmt.Errorf("the path of a Unix socket is written as it is, without a port, and cannot have a colon, a %% or a control character in it")
-		}
-		return pool.Addr{Net: "unix", Address: path}, nil
+		return parseUnix(strings.TrimPrefix(s, "unix://"))
 	}
 	switch {
 	case strings.Contains(s, ";"):
-		return pool.Addr{}, fmt.Errorf("there is a semicolon in it; servers are separated by commas")
+		return pool.Entry{}, fmt.Errorf("there is a semicolon in it; servers are separated by commas")
 	case strings.Contains(s, "&"):
-		return pool.Addr{}, fmt.Errorf("there is an & in it; the first parameter comes after a ?, as in host:port?timeout=1s&tls=true")
+		return pool.Entry{}, fmt.Errorf("there is an & in it; the first parameter comes after a ?, as in host:port?timeout=1s&tls=true")
 	case strings.Contains(s, "/"):
-		return pool.Addr{}, fmt.Errorf("there is a / in it; nothing comes after host:port (Memcached has no database numbers), and a Unix socket is written /path or unix:///path")
+		return pool.Entry{}, fmt.Errorf("there is a / in it; nothing comes after host:port:weight (Memcached has no database numbers), and a Unix socket is written /path or unix:///path")
 	case strings.Trim(s, "0123456789") == "":
-		return pool.Addr{}, fmt.Errorf("it is only a number; a port is joined to its host by a colon, as in localhost:11211")
+		return pool.Entry{}, fmt.Errorf("it is only a number; a port is joined to its host by a colon, as in localhost:11211")
 	}
-	host, port := s, defaultPort
-	switch {
-	case strings.HasPrefix(s, "["):
-		end := strings.IndexByte(s, ']')
-		if end < 0 {
-			return pool.Addr{}, fmt.Errorf("the ] of the IPv6 address is missing")
-		}
-		var tail string
-		host, tail = s[1:end], s[end+1:]
-		if ip, zone, _ := strings.Cut(host, "%"); net.ParseIP(ip) == nil || !strings.Contains(ip, ":") || !isName(zone) {
-			return pool.Addr{}, fmt.Errorf("what is in [] is not an IPv6 address (a zone has letters, digits, dots, - and _)")
-		}
-		if tail != "" {
-			var ok bool
-			if port, ok = strings.CutPrefix(tail, ":"); !ok {
-				return pool.Addr{}, fmt.Errorf("only a port can follow the ], as in [::1]:11211")
-			}
-		}
-	case strings.Count(s, ":") > 1:
-		return pool.Addr{}, fmt.Errorf("it has more than one colon; an IPv6 address is written [::1]:11211")
-	default:
-		if before, after, ok := strings.Cut(s, ":"); ok {
-			host, port = before, after
-		}
-		if host == "" {
-			return pool.Addr{}, fmt.Errorf("the host in front of the port is missing")
-		}
-		if !isName(host) {
-			return pool.Addr{}, fmt.Errorf("it is no host name: those have letters, digits, dots, - and _")
-		}
+	host, rest, err := cutHost(s)
+	if err != nil {
+		return pool.Entry{}, err
+	}
+	port, weight, hasWeight := strings.Cut(strings.TrimPrefix(rest, ":"), ":")
+	if rest == "" {
+		port = defaultPort
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil || n == 0 {
-		return pool.Addr{}, fmt.Errorf("the port is not a number from 1 to 65535")
+		return pool.Entry{}, fmt.Errorf("the port is not a number from 1 to 65535")
 	}
-	return pool.Addr{Net: "tcp", Address: net.JoinHostPort(host, strconv.FormatUint(n, 10))}, nil
+	e := pool.Entry{Addr: pool.Addr{Net: "tcp", Address: net.JoinHostPort(host, strconv.FormatUint(n, 10))}, Weight: 1}
+	if hasWeight {
+		e.Weight, err = parseWeight(weight)
+	}
+	return e, err
+}
+
+// cutHost returns the host in front of the colon of a port, and what begins with that.
+func cutHost(s string) (host, rest string, err error) {
+	if strings.HasPrefix(s, "[") {
+		host, rest, found := strings.Cut(s[1:], "]")
+		if !found {
+			return "", "", fmt.Errorf("the ] of the IPv6 address is missing")
+		}
+		if ip, zone, _ := strings.Cut(host, "%"); net.ParseIP(ip) == nil || !strings.Contains(ip, ":") || !isName(zone) {
+			return "", "", fmt.Errorf("what is in [] is not an IPv6 address (a zone has letters, digits, dots, - and _)")
+		}
+		if rest != "" && rest[0] != ':' {
+			return "", "", fmt.Errorf("only a port and a weight can follow the ], as in [::1]:11211 or [::1]:11211:2")
+		}
+		return host, rest, nil
+	}
+	if strings.Count(s, ":") > 2 || strings.Contains(s, "::") {
+		return "", "", fmt.Errorf("it has too many colons; an IPv6 address is written [::1]:11211, and nothing comes after host:port:weight")
+	}
+	host, rest = s, ""
+	if i := strings.IndexByte(s, ':'); i >= 0 {
+		host, rest = s[:i], s[i:]
+	}
+	if host == "" {
+		return "", "", fmt.Errorf("the host in front of the port is missing")
+	}
+	if !isName(host) {
+		return "", "", fmt.Errorf("it is no host name: those have letters, digits, dots, - and _")
+	}
+	return host, rest, nil
+}
+
+func parseUnix(s string) (pool.Entry, error) {
+	path, weight, hasWeight := strings.Cut(s, ":")
+	if !strings.HasPrefix(path, "/") || len(path) < 2 {
+		return pool.Entry{}, fmt.Errorf("a Unix socket is named by its whole path: /path or unix:///path, with three slashes")
+	}
+	if strings.ContainsFunc(path, func(r rune) bool { return r == '%' || !unicode.IsPrint(r) }) {
+		return pool.Entry{}, fmt.Errorf("the path of a Unix socket is written as it is, and cannot have a colon, a %% or a control character in it")
+	}
+	e := pool.Entry{Addr: pool.Addr{Net: "unix", Address: path}, Weight: 1}
+	var err error
+	if hasWeight {
+		e.Weight, err = parseWeight(weight)
+	}
+	return e, err
+}
+
+func parseWeight(s string) (uint32, error) {
+	n, err := strconv.ParseUint(s, 10, 32)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("the weight, which is what comes last after a colon, is not a whole number of 1 or more")
+	}
+	return uint32(n), nil
 }
 
 // isName reports whether s has only what names of hosts and of IPv6 zones have.
@@ -174,6 +217,7 @@ var params = []struct {
 	{"server_retry_timeout", func(c *config, v string) error { return parseDuration(v, &c.retryTimeout) }},
 	{"tls", func(c *config, v string) error { return parseTLS(v, &c.tls) }},
 	{"insecure_credentials", func(c *config, v string) error { return parseBool(v, &c.insecureCredentials) }},
+	{"distribution", func(c *config, v string) error { return parseDistribution(v, &c.distribution) }},
 	{"ttl_query", func(c *config, v string) error { return parseBool(v, &c.ttlQuery) }},
 }
 
@@ -254,6 +298,15 @@ func parseBool(s string, to *bool) error {
 		return fmt.Errorf("it is neither true nor false")
 	}
 	*to = v
+	return nil
+}
+
+func parseDistribution(s string, to *Distribution) error {
+	d := Distribution(s)
+	if d != Modulo && d != Ketama {
+		return fmt.Errorf("it is neither %s nor %s", Modulo, Ketama)
+	}
+	*to = d
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -14,18 +15,25 @@ import (
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
 )
 
-func tcp(addrs ...string) (list []pool.Addr) {
+func tcp(addrs ...string) (list []pool.Entry) {
 	for _, a := range addrs {
-		list = append(list, pool.Addr{Net: "tcp", Address: a})
+		list = append(list, pool.Entry{Addr: pool.Addr{Net: "tcp", Address: a}, Weight: 1})
 	}
 	return list
 }
 
-func unix(path string) pool.Addr { return pool.Addr{Net: "unix", Address: path} }
+func unix(path string) pool.Entry {
+	return pool.Entry{Addr: pool.Addr{Net: "unix", Address: path}, Weight: 1}
+}
+
+func weighted(weight uint32, e pool.Entry) pool.Entry {
+	e.Weight = weight
+	return e
+}
 
 func TestDSNListsServers(t *testing.T) {
 	t.Parallel()
-	for dsn, want := range map[string][]pool.Addr{
+	for dsn, want := range map[string][]pool.Entry{
 		"localhost:11211":                     tcp("localhost:11211"),
 		"localhost":                           tcp("localhost:11211"),
 		"mc1":                                 tcp("mc1:11211"),
@@ -61,11 +69,17 @@ func TestDSNListsServers(t *testing.T) {
 		"memcached:///var/run/memcached.sock": {unix("/var/run/memcached.sock")},
 		"memcached://unix:///run/m":           {unix("/run/m")},
 		"/run/a,/run/b":                       {unix("/run/a"), unix("/run/b")},
-		"unix:///run/a, mc1":                  {unix("/run/a"), {Net: "tcp", Address: "mc1:11211"}},
-		"mc1,unix:///run/a":                   {{Net: "tcp", Address: "mc1:11211"}, unix("/run/a")},
-		"mc1,/run/a?timeout=1s":               {{Net: "tcp", Address: "mc1:11211"}, unix("/run/a")},
+		"unix:///run/a, mc1":                  {unix("/run/a"), tcp("mc1:11211")[0]},
+		"mc1,unix:///run/a":                   {tcp("mc1:11211")[0], unix("/run/a")},
+		"mc1,/run/a?timeout=1s":               {tcp("mc1:11211")[0], unix("/run/a")},
 		"/run/a b":                            {unix("/run/a b")},
 		"mc1?":                                tcp("mc1:11211"),
+
+		"mc1:11212:2":              {weighted(2, tcp("mc1:11212")[0])},
+		"mc1:11212:1,mc2":          tcp("mc1:11212", "mc2:11211"),
+		"[::1]:11211:3":            {weighted(3, tcp("[::1]:11211")[0])},
+		"/run/a:2,unix:///run/b:3": {weighted(2, unix("/run/a")), weighted(3, unix("/run/b"))},
+		"mc1:1:4294967295":         {weighted(math.MaxUint32, tcp("mc1:1")[0])},
 	} {
 		c := defaultConfig()
 		got, err := parseDSN(dsn, &c)
@@ -106,6 +120,8 @@ func TestDSNParametersSetTheConfig(t *testing.T) {
 		"tls=false":                  func(c *config) {},
 		"insecure_credentials=true":  func(c *config) { c.insecureCredentials = true },
 		"insecure_credentials=false": func(c *config) {},
+		"distribution=ketama":        func(c *config) { c.distribution = Ketama },
+		"distribution=modulo":        func(c *config) {},
 		"timeout=2%73":               func(c *config) { c.readTimeout, c.writeTimeout = 2*time.Second, 2*time.Second },
 		"":                           func(c *config) {},
 		"timeout=2s&dial_timeout=3s&max_idle_conns=64&conn_max_idle_time=1m&server_failure_limit=5&server_retry_timeout=7s&ttl_query=true": func(c *config) {
@@ -133,7 +149,7 @@ func TestDSNParametersAreAllTested(t *testing.T) {
 	}
 	assert.ElementsMatch(t, []string{
 		"timeout", "dial_timeout", "read_timeout", "write_timeout", "max_open_conns", "max_idle_conns", "pool_size", "conn_max_idle_time",
-		"server_failure_limit", "server_retry_timeout", "tls", "insecure_credentials", "ttl_query",
+		"server_failure_limit", "server_retry_timeout", "tls", "insecure_credentials", "distribution", "ttl_query",
 	}, names)
 }
 
@@ -198,7 +214,21 @@ func TestInvalidDSNErrorsNameThePart(t *testing.T) {
 
 		{"::1", "[::1]"},
 		{"::1:11211", "[::1]:11211"},
-		{"mc1:11211:11211", "colon"},
+		{"fe80::1:11211", "[::1]:11211"},
+		{"2001:db8:0:0:0:0:0:1", "[::1]:11211"},
+		{"mc1:11211:1:1", "nothing comes after host:port:weight"},
+		{"mc1:11211:", "weight"},
+		{"mc1:11211:0", "weight"},
+		{"mc1:11211:-1", "weight"},
+		{"mc1:11211:1.5", "weight"},
+		{"mc1:11211:two", "weight"},
+		{"mc1:11211:4294967296", "weight"},
+		{"mc1,mc2:1:4294967295", "weights"},
+		{"mc1::2", "[::1]:11211"},
+		{"[::1]:11211:x", "weight"},
+		{"[::1]::2", "port"},
+		{"/run/m:x", "weight"},
+		{"/run/m:1:1", "weight"},
 		{"[::1", "]"},
 		{"[]", "IPv6"},
 		{"[]:11211", "IPv6"},
@@ -242,7 +272,8 @@ func TestInvalidDSNErrorsNameThePart(t *testing.T) {
 		{"mc1,unix:/run/m", "server 2: a Unix socket"},
 		{"unix://run/m", "path"},
 		{"/", "path"},
-		{"unix:///run/m:11211", "colon"},
+		{"unix:///run/m:", "weight"},
+		{"/:1", "path"},
 		{"/run/m%2Esock", "%"},
 		{"/run/m\x1b", "control character"},
 		{"/run/\u2028m", "control character"},
@@ -293,6 +324,8 @@ func TestInvalidDSNErrorsNameThePart(t *testing.T) {
 		{"mc1?tls=maybe", "tls"},
 		{"mc1?insecure_credentials=on", "insecure_credentials"},
 		{"mc1?ttl_query=yes", "ttl_query"},
+		{"mc1?distribution=crc32", "neither modulo nor ketama"},
+		{"mc1?distribution=", "distribution"},
 		{"mc1?tls=true&timeout=%zz", "parameter 2"},
 		{"mc1?%zz=1", "parameter 1"},
 		{"mc1?timeout=2s;tls=true", "parameter"},

@@ -9,8 +9,7 @@ func ShareAll(db *MemcachedDB, share bool) {
 	if share {
 		alone = 0
 	}
-	s := db.session.Load()
-	for i, server := range s.pool.Servers {
-		s.links[i] = link.New(server, sharedLinks, alone)
+	for _, n := range db.session.Load().nodes.Load().all {
+		n.links = link.New(n.server, sharedLinks, alone)
 	}
 }

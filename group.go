@@ -11,7 +11,7 @@ import (
 // group is what a batch asks of one server, and what went wrong there.
 type group struct {
 	session *session
-	server  *pool.Server
+	node    *node
 	keys    []string
 	indexes []int // of keys in the batch; nil where they are all of it
 	errs    []error
@@ -27,13 +27,13 @@ func (g *group) index(i int) int {
 
 // fail records that keys were not served.
 func (g *group) fail(op string, keys []string, err error) {
-	g.errs = append(g.errs, opError(op, g.server, err, keys...))
+	g.errs = append(g.errs, opError(op, g.node.server, err, keys...))
 }
 
 // refuse records that the server refused keys; those with the same reason are
 // one error.
 func (g *group) refuse(op string, err error, keys ...string) {
-	refusal := opError(op, g.server, err, keys...).(*OpError)
+	refusal := opError(op, g.node.server, err, keys...).(*OpError)
 	for _, e := range g.errs {
 		if e := e.(*OpError); e.Err.Error() == refusal.Err.Error() {
 			e.Keys = append(e.Keys, keys...)
@@ -45,16 +45,17 @@ func (g *group) refuse(op string, err error, keys ...string) {
 
 // split groups keys by their servers.
 func (s *session) split(keys []string) []*group {
-	if len(s.pool.Servers) == 1 {
-		return []*group{{session: s, server: s.pool.Servers[0], keys: keys}}
+	nodes := s.nodes.Load()
+	if len(nodes.all) == 1 {
+		return []*group{{session: s, node: nodes.all[0], keys: keys}}
 	}
-	byServer := make([]*group, len(s.pool.Servers))
+	byServer := make([]*group, len(nodes.all))
 	for i, key := range keys {
-		server := s.pool.Pick(key)
-		g := byServer[server.Index]
+		at := nodes.list.Pick(key)
+		g := byServer[at]
 		if g == nil {
-			g = &group{session: s, server: server}
-			byServer[server.Index] = g
+			g = &group{session: s, node: nodes.all[at]}
+			byServer[at] = g
 		}
 		g.keys = append(g.keys, key)
 		g.indexes = append(g.indexes, i)
@@ -67,7 +68,7 @@ func (s *session) split(keys []string) []*group {
 func (s *session) each(ctx context.Context, op string, groups []*group, fn func(*pool.Conn, *group)) error {
 	err := s.pool.Do(ctx, func(l *pool.Lane) error {
 		run := func(c *pool.Conn, g *group) {
-			if err := s.removeOver(ctx, g.server, g.keys...); err != nil {
+			if err := s.removeOver(ctx, g.node, g.keys...); err != nil {
 				g.fail(op, g.keys, err)
 				return
 			}
@@ -76,10 +77,10 @@ func (s *session) each(ctx context.Context, op string, groups []*group, fn func(
 		}
 		var others sync.WaitGroup
 		for _, g := range groups[1:] {
-			c := l.Conn(g.server)
+			c := l.Conn(g.node.server)
 			others.Go(func() { run(c, g) })
 		}
-		run(l.Conn(groups[0].server), groups[0])
+		run(l.Conn(groups[0].node.server), groups[0])
 		others.Wait()
 		return nil
 	})

@@ -140,6 +140,37 @@ func WithInsecureCredentials() driver.Option {
 	})
 }
 
+// Distribution is how keys are spread over several servers. All programs that share them
+// need the same one, and the same list of servers in the same order.
+type Distribution string
+
+const (
+	// Modulo is gomemcache's, the default: the CRC-32 of the key modulo the number of
+	// servers, each of which counts as often as its weight. It takes the least time and
+	// spreads most evenly, but when a server is added to n others, n of n+1 keys move.
+	Modulo Distribution = "modulo"
+
+	// Ketama is that of libmemcached (MEMCACHED_BEHAVIOR_KETAMA_WEIGHTED), and of all
+	// that is built on it: a consistent hash, of which one of n+1 keys moves when a
+	// server is added to n others. The order of the list is of no importance, but the
+	// names of the servers are: a name, its IP address and another spelling of them
+	// are three servers.
+	Ketama Distribution = "ketama"
+)
+
+// WithDistribution sets how keys are spread over several servers: [Modulo], the default,
+// or [Ketama]. Another one is [ErrInvalidOption]. DSN: distribution=ketama.
+//
+// To change it for a running service moves nearly all of its keys.
+func WithDistribution(d Distribution) driver.Option {
+	return setting(func(c *config) error {
+		if err := parseDistribution(string(d), &c.distribution); err != nil {
+			return fmt.Errorf("%w: WithDistribution: %w", ErrInvalidOption, err)
+		}
+		return nil
+	})
+}
+
 // WithTTLQuery makes TTL answer, with the remaining life of a key, on servers
 // that speak the meta protocol (memcached 1.6.10). Without it TTL gives
 // [kv.ErrNotSupported]. DSN: ttl_query=true.
@@ -204,7 +235,7 @@ func (c *config) apply(opts []driver.Option) error {
 			return err
 		}
 	}
-	return c.checkCredentials()
+	return c.checkCredentials(c.servers)
 }
 
 func notNegative(option string, d time.Duration) error {

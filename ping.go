@@ -15,9 +15,10 @@ func (db *MemcachedDB) Ping(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	groups := make([]*group, len(s.pool.Servers))
-	for i, server := range s.pool.Servers {
-		groups[i] = &group{server: server}
+	nodes := s.nodes.Load().all
+	groups := make([]*group, len(nodes))
+	for i, n := range nodes {
+		groups[i] = &group{node: n}
 	}
 	return s.each(ctx, "ping", groups, func(c *pool.Conn, g *group) {
 		if _, err := pipeline.Version(c); err != nil {

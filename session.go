@@ -2,16 +2,16 @@ package memcacheddriver
 
 import (
 	"context"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/bradfitz/gomemcache/memcache"
 
 	"github.com/xraph/grove/kv"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/link"
-	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pipeline"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
-	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/remover"
 )
 
 // aloneCalls is up to how many single-key calls on a server go alone, each on a socket
@@ -23,12 +23,15 @@ const (
 
 // session is what a MemcachedDB has between Open and Close.
 type session struct {
-	pool     *pool.Pool
-	links    []*link.Links      // by Server.Index
-	removers []*remover.Remover // by Server.Index
-	ttlQuery bool
+	cfg   config
+	pool  *pool.Pool
+	nodes atomic.Pointer[nodes]
 
-	warnf      func(format string, args ...any)
+	changing sync.Mutex // one change of nodes at a time
+	left     []*node    // may still serve calls, though they are not in nodes any more
+
+	infof, warnf func(format string, args ...any)
+
 	toldOfUnit atomic.Bool // by isSubsecond
 }
 
@@ -39,8 +42,10 @@ func newSession(c config) *session {
 		infof, warnf = q.lineUp(c.logger.Infof), q.lineUp(c.logger.Warnf)
 	}
 	s := &session{
+		cfg: c,
 		pool: pool.New(pool.Config{
-			Addrs:        c.addrs,
+			Servers:      c.servers,
+			Ketama:       c.distribution == Ketama,
 			DialTimeout:  c.dialTimeout,
 			WriteTimeout: c.writeTimeout,
 			ReadTimeout:  c.readTimeout,
@@ -55,31 +60,24 @@ func newSession(c config) *session {
 			Infof:        infof,
 			Warnf:        warnf,
 		}),
-		ttlQuery: c.ttlQuery,
-		warnf:    warnf,
+		infof: infof,
+		warnf: warnf,
 	}
-	shared := min(sharedLinks, c.maxOpenConns-1) // one is left for what does not share
-	for _, server := range s.pool.Servers {
-		s.links = append(s.links, link.New(server, shared, min(aloneCalls, c.maxOpenConns-shared)))
-		s.removers = append(s.removers, remover.New(func(values []pipeline.KeyCAS) error {
-			return s.pool.Do(context.Background(), func(l *pool.Lane) error {
-				return removeSubsecond(l.Conn(server), values)
-			})
-		}))
-	}
+	s.follow(s.pool.List())
 	return s
 }
 
 func (s *session) close() {
-	for _, r := range s.removers {
-		r.Stop()
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	all := slices.Concat(s.nodes.Load().all, s.left)
+	for _, n := range all {
+		n.remover.Stop()
 	}
 	s.pool.Close()
-	for _, l := range s.links {
-		l.Close()
-	}
-	for _, r := range s.removers {
-		r.Wait()
+	for _, n := range all {
+		n.links.Close()
+		n.remover.Wait()
 	}
 }
 
@@ -88,9 +86,9 @@ func (s *session) close() {
 // has none: it comes back as it is, every other as an [OpError], as gomemcache has errors
 // for what another command is answered too. A call that has no no does not care for what
 // is over.
-func (s *session) viaClient(ctx context.Context, op string, server *pool.Server, key string, no error, call func(*memcache.Client) error, shared func(*link.Links) error) error {
-	err := s.single(ctx, server, key, no != nil, func(l *pool.Lane) error {
-		err := call(l.Client)
+func (s *session) viaClient(ctx context.Context, op string, n *node, key string, no error, call func(*memcache.Client) error, shared func(*link.Links) error) error {
+	err := s.single(ctx, n, key, no != nil, func(l *pool.Lane) error {
+		err := call(l.Client(n.server))
 		if err != nil && err != no {
 			l.Spoil()
 		}
@@ -102,34 +100,32 @@ func (s *session) viaClient(ctx context.Context, op string, server *pool.Server,
 	if strings.HasPrefix(err.Error(), "memcache: ") {
 		err = replyError(err)
 	}
-	return opError(op, server, err, key)
+	return opError(op, n.server, err, key)
 }
 
-// viaConn does a single-key call on a connection to key's server, for what gomemcache
+// viaConn does a single-key call on a connection to its server, for what gomemcache
 // cannot do, or by shared where many are under way and it is not nil. A miss comes back
 // as it is, every other error as an [OpError].
-func (s *session) viaConn(ctx context.Context, op, key string, call func(*pool.Conn) error, shared func(*link.Links) error) error {
-	server := s.pool.Pick(key)
-	err := s.single(ctx, server, key, true, func(l *pool.Lane) error { return call(l.Conn(server)) }, shared)
+func (s *session) viaConn(ctx context.Context, op string, n *node, key string, call func(*pool.Conn) error, shared func(*link.Links) error) error {
+	err := s.single(ctx, n, key, true, func(l *pool.Lane) error { return call(l.Conn(n.server)) }, shared)
 	if err == nil || err == kv.ErrNotFound {
 		return err
 	}
-	return opError(op, server, err, key)
+	return opError(op, n.server, err, key)
 }
 
 // single does a single-key call, alone or shared. Where it cares it first removes a value
 // that is over.
-func (s *session) single(ctx context.Context, server *pool.Server, key string, cares bool, alone func(*pool.Lane) error, shared func(*link.Links) error) error {
-	links := s.links[server.Index]
-	defer links.End()
-	share := links.Begin(key) && shared != nil
+func (s *session) single(ctx context.Context, n *node, key string, cares bool, alone func(*pool.Lane) error, shared func(*link.Links) error) error {
+	defer n.links.End()
+	share := n.links.Begin(key) && shared != nil
 	if cares {
-		if err := s.removeOver(ctx, server, key); err != nil {
+		if err := s.removeOver(ctx, n, key); err != nil {
 			return err
 		}
 	}
 	if share {
-		return shared(links)
+		return shared(n.links)
 	}
 	return s.pool.Do(ctx, alone)
 }

@@ -72,10 +72,11 @@ func (db *MemcachedDB) Stats() []ServerStats {
 	if s == nil {
 		return nil
 	}
-	stats := make([]ServerStats, len(s.pool.Servers))
-	for i, server := range s.pool.Servers {
-		st := server.Stats()
-		sharedCalls, links := s.links[i].Stats()
+	nodes := s.nodes.Load().all
+	stats := make([]ServerStats, len(nodes))
+	for i, n := range nodes {
+		st := n.server.Stats()
+		sharedCalls, links := n.links.Stats()
 		stats[i] = ServerStats{
 			Addr:        st.Addr,
 			State:       ServerState(st.State),

@@ -48,16 +48,15 @@ func removeSubsecond(c *pool.Conn, values []pipeline.KeyCAS) error {
 
 // removeOver removes from their server those of keys' values whose time is over,
 // so that what a call does next does not see them.
-func (s *session) removeOver(ctx context.Context, server *pool.Server, keys ...string) error {
-	r := s.removers[server.Index]
-	over := r.Over(keys...)
+func (s *session) removeOver(ctx context.Context, n *node, keys ...string) error {
+	over := n.remover.Over(keys...)
 	if len(over) == 0 {
 		return nil
 	}
-	err := s.pool.Do(ctx, func(l *pool.Lane) error { return removeSubsecond(l.Conn(server), over) })
+	err := s.pool.Do(ctx, func(l *pool.Lane) error { return removeSubsecond(l.Conn(n.server), over) })
 	switch err {
 	case nil:
-		r.Removed(over)
+		n.remover.Removed(over)
 	case pipeline.ErrNoMeta:
 		return nil // as on a server without meta: they end with the server's own TTL
 	}
@@ -66,19 +65,19 @@ func (s *session) removeOver(ctx context.Context, server *pool.Server, keys ...s
 
 // storeSubsecond stores one value and remembers to remove it.
 func (s *session) storeSubsecond(ctx context.Context, op, key string, value []byte, ttl time.Duration, mode pipeline.Mode) (stored bool, err error) {
-	began := time.Now()
+	n, began := s.pick(key), time.Now()
 	shared := func(l *link.Links) error {
 		r, err := l.Set(ctx, &pipeline.Set{Item: pipeline.Item{Key: key, Value: value}, Expiration: subsecondExpiration, Mode: mode}, true)
 		if stored = err == nil && r.Status == pipeline.StatusStored; stored {
-			s.removeLater(s.pool.Pick(key), began, ttl, pipeline.KeyCAS{Key: key, CAS: r.CAS})
+			n.removeLater(began, ttl, pipeline.KeyCAS{Key: key, CAS: r.CAS})
 		}
 		return err
 	}
 	if len(value) > link.MaxValue {
 		shared = nil
 	}
-	err = s.viaConn(ctx, op, key, func(c *pool.Conn) (refusal error) {
-		err := s.storeAllSubsecond(c, []pipeline.Item{{Key: key, Value: value}}, ttl, mode, func(_ int, r pipeline.SetResult) {
+	err = s.viaConn(ctx, op, n, key, func(c *pool.Conn) (refusal error) {
+		err := n.storeAllSubsecond(c, []pipeline.Item{{Key: key, Value: value}}, ttl, mode, func(_ int, r pipeline.SetResult) {
 			stored, refusal = r.Status == pipeline.StatusStored, r.Err
 		})
 		if err != nil {
@@ -91,7 +90,7 @@ func (s *session) storeSubsecond(ctx context.Context, op, key string, value []by
 
 // storeAllSubsecond stores items on their server and remembers to remove those
 // that were stored.
-func (s *session) storeAllSubsecond(c *pool.Conn, items []pipeline.Item, ttl time.Duration, mode pipeline.Mode, answered func(i int, r pipeline.SetResult)) error {
+func (n *node) storeAllSubsecond(c *pool.Conn, items []pipeline.Item, ttl time.Duration, mode pipeline.Mode, answered func(i int, r pipeline.SetResult)) error {
 	sets := make([]pipeline.Set, len(items))
 	for i, it := range items {
 		sets[i] = pipeline.Set{Item: it, Expiration: subsecondExpiration, Mode: mode}
@@ -99,13 +98,13 @@ func (s *session) storeAllSubsecond(c *pool.Conn, items []pipeline.Item, ttl tim
 	began := time.Now()
 	return pipeline.SetAll(c, sets, func(i int, r pipeline.SetResult) {
 		if r.Status == pipeline.StatusStored {
-			s.removeLater(c.Server(), began, ttl, pipeline.KeyCAS{Key: items[i].Key, CAS: r.CAS})
+			n.removeLater(began, ttl, pipeline.KeyCAS{Key: items[i].Key, CAS: r.CAS})
 		}
 		answered(i, r)
 	})
 }
 
 // removeLater remembers to remove what a write has stored that began at began.
-func (s *session) removeLater(server *pool.Server, began time.Time, ttl time.Duration, v pipeline.KeyCAS) {
-	s.removers[server.Index].Add(began, time.Now().Add(ttl), v)
+func (n *node) removeLater(began time.Time, ttl time.Duration, v pipeline.KeyCAS) {
+	n.remover.Add(began, time.Now().Add(ttl), v)
 }

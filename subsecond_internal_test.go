@@ -24,7 +24,7 @@ func openRemoving(t *testing.T, addr string, remove func([]pipeline.KeyCAS) erro
 	db := New()
 	require.NoError(t, db.Open(t.Context(), addr, WithTTLQuery()))
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	db.session.Load().removers[0] = remover.New(remove)
+	db.session.Load().nodes.Load().all[0].remover = remover.New(remove)
 	return db
 }
 
@@ -34,7 +34,7 @@ var errNotRemoved = errors.New("not removed")
 func over(t *testing.T, db *MemcachedDB, key string) {
 	t.Helper()
 	require.NoError(t, db.Set(t.Context(), key, []byte("1"), time.Millisecond))
-	memcachedtest.Eventually(t, func() bool { return len(db.session.Load().removers[0].Over(key)) > 0 }, "its time is over")
+	memcachedtest.Eventually(t, func() bool { return len(db.session.Load().nodes.Load().all[0].remover.Over(key)) > 0 }, "its time is over")
 }
 
 // All calls agree that a value is over that the server still has.
@@ -173,9 +173,9 @@ func TestExpireOfAValueThatIsBeingRemoved(t *testing.T) {
 		removing := remover.New(func(values []pipeline.KeyCAS) error {
 			begun <- true
 			<-proceed
-			return s.viaConn(context.Background(), "remove", "k", func(c *pool.Conn) error { return removeSubsecond(c, values) }, nil)
+			return s.viaConn(context.Background(), "remove", s.pick("k"), "k", func(c *pool.Conn) error { return removeSubsecond(c, values) }, nil)
 		})
-		s.removers[0] = removing
+		s.pick("k").remover = removing
 		require.NoError(t, db.Set(t.Context(), "k", []byte("1"), time.Millisecond))
 		<-begun
 		assert.Equal(t, kv.ErrNotFound, db.Expire(t.Context(), "k", ttl))
@@ -212,7 +212,7 @@ func TestAnOverTimeOutlivesAConnectionThatWasNotAsked(t *testing.T) {
 	f.SetScript(memcachedtest.Script{"mg": memcachedtest.HangUp, "mn": memcachedtest.HangUp})
 	_, err := db.Get(t.Context(), "k")
 	assert.Equal(t, kv.ErrNotFound, err)
-	assert.NotEmpty(t, db.session.Load().removers[0].Over("k"))
+	assert.NotEmpty(t, db.session.Load().nodes.Load().all[0].remover.Over("k"))
 	assert.Equal(t, kv.ErrNotFound, db.Expire(t.Context(), "k", time.Hour))
 }
 

@@ -28,11 +28,11 @@ func (db *MemcachedDB) TTL(ctx context.Context, key string) (time.Duration, erro
 	if err != nil {
 		return 0, err
 	}
-	if !s.ttlQuery {
+	if !s.cfg.ttlQuery {
 		return 0, &OpError{Op: "ttl", Keys: []string{key}, Err: fmt.Errorf("%w: open the driver with WithTTLQuery", kv.ErrNotSupported)}
 	}
 	var left int64
-	err = s.viaConn(ctx, "ttl", key, func(c *pool.Conn) error {
+	err = s.viaConn(ctx, "ttl", s.pick(key), key, func(c *pool.Conn) error {
 		left, err = pipeline.TTL(c, key)
 		switch {
 		case err == pipeline.ErrNoMeta:
@@ -64,8 +64,8 @@ func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration
 	if s.isSubsecond(ttl) {
 		expires = subsecondExpiration
 	}
-	r, began := s.removers[s.pool.Pick(key).Index], time.Now()
-	held := r.Hold(key) // or a value of a shorter life would be removed after all
+	n, began := s.pick(key), time.Now()
+	held := n.remover.Hold(key) // or a value of a shorter life would be removed after all
 	touched := func(cas uint64, found bool, err error) error {
 		switch {
 		case err != nil:
@@ -73,7 +73,7 @@ func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration
 		case !found:
 			return kv.ErrNotFound
 		case 0 < ttl && ttl <= backstop*time.Second: // also instead of a shorter life that is still to be remembered
-			r.Touch(began, time.Now().Add(ttl), pipeline.KeyCAS{Key: key, CAS: cas})
+			n.remover.Touch(began, time.Now().Add(ttl), pipeline.KeyCAS{Key: key, CAS: cas})
 		}
 		return nil
 	}
@@ -81,14 +81,14 @@ func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration
 	if held.Over() != nil { // to be removed first, on the same connection
 		shared = nil
 	}
-	err = s.viaConn(ctx, "expire", key, func(c *pool.Conn) error {
+	err = s.viaConn(ctx, "expire", n, key, func(c *pool.Conn) error {
 		if err := removeSubsecond(c, held.Over()); err != nil && err != pipeline.ErrNoMeta {
 			return err
 		}
 		return touched(pipeline.Touch(c, key, expires))
 	}, shared)
 	if err != nil && err != kv.ErrNotFound {
-		r.Release(held)
+		n.remover.Release(held)
 	}
 	return err
 }

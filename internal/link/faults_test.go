@@ -594,7 +594,7 @@ func TestWhatGoesAgainIsNotOvertaken(t *testing.T) {
 					return
 				default:
 				}
-				err := l.pool.Do(t.Context(), func(lane *pool.Lane) error { _, err := lane.Client.Get("key"); return err })
+				err := l.pool.Do(t.Context(), func(lane *pool.Lane) error { _, err := lane.Client(l.server).Get("key"); return err })
 				assert.Equal(t, memcache.ErrCacheMiss, err)
 			}
 		})

@@ -38,7 +38,7 @@ func open(t testing.TB, n int, addr string, edit ...func(*pool.Config)) *links {
 		network = "unix"
 	}
 	c := pool.Config{
-		Addrs:        []pool.Addr{{Net: network, Address: addr}},
+		Servers:      []pool.Entry{{Addr: pool.Addr{Net: network, Address: addr}, Weight: 1}},
 		DialTimeout:  drivertest.Never,
 		WriteTimeout: drivertest.Never,
 		ReadTimeout:  drivertest.Never,
@@ -53,7 +53,7 @@ func open(t testing.TB, n int, addr string, edit ...func(*pool.Config)) *links {
 		e(&c)
 	}
 	p := pool.New(c)
-	l := &links{link.New(p.Servers[0], n, 0), p, p.Servers[0]}
+	l := &links{link.New(p.Servers()[0], n, 0), p, p.Servers()[0]}
 	t.Cleanup(l.close)
 	return l
 }

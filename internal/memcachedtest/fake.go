@@ -114,6 +114,13 @@ func (f *Fake) Accepted() int {
 	return f.listener.accepted
 }
 
+// Open returns how many connections there are.
+func (f *Fake) Open() int {
+	f.listener.mu.Lock()
+	defer f.listener.mu.Unlock()
+	return len(f.listener.open)
+}
+
 // Count returns how many commands of that name have come in, of any name for
 // "*". Those that meet a [Hang] count too.
 func (f *Fake) Count(name string) int {

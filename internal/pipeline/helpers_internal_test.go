@@ -14,7 +14,7 @@ import (
 func open(t testing.TB, addr string) *pool.Pool {
 	t.Helper()
 	p := pool.New(pool.Config{
-		Addrs:        []pool.Addr{{Net: "tcp", Address: addr}},
+		Servers:      []pool.Entry{{Addr: pool.Addr{Net: "tcp", Address: addr}, Weight: 1}},
 		DialTimeout:  10 * time.Second,
 		WriteTimeout: 10 * time.Second,
 		ReadTimeout:  10 * time.Second,
@@ -59,9 +59,9 @@ func ends(reply string) memcachedtest.Script {
 // use runs fn on a connection.
 func use(t testing.TB, p *pool.Pool, fn func(*pool.Conn) error) error {
 	t.Helper()
-	return p.Do(context.Background(), func(l *pool.Lane) error { return fn(l.Conn(p.Servers[0])) })
+	return p.Do(context.Background(), func(l *pool.Lane) error { return fn(l.Conn(p.Servers()[0])) })
 }
 
-func idle(p *pool.Pool) int { return p.Servers[0].Stats().Idle }
+func idle(p *pool.Pool) int { return p.Servers()[0].Stats().Idle }
 
-func dials(p *pool.Pool) int { return int(p.Servers[0].Stats().Dials) }
+func dials(p *pool.Pool) int { return int(p.Servers()[0].Stats().Dials) }

@@ -210,7 +210,7 @@ func (s *Server) keep(h handed) bool {
 		return false
 	case s.hand(h):
 		return true
-	case len(s.idle) >= s.cfg.MaxIdle:
+	case len(s.idle) >= s.cfg.MaxIdle || s.retired.Load():
 		return false
 	}
 	s.idle = append(s.idle, h.sock)

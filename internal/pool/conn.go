@@ -40,10 +40,13 @@ type Conn struct {
 	mu     sync.Mutex // held by who uses a lentConn
 	lane   *Lane      // nil: the native client's
 	server *Server
-	sock   atomic.Pointer[socket] // written by the user, read by Lane.abort
-	phase  phase
-	renew  bool // a reply is complete: the next read or write gets its timeout anew
-	silent bool // a reply is waited for, and no byte of it has come
+	// follows is nil but for a client that is not a lane's: it keeps the connection for
+	// longer than a call, and the server may leave in between.
+	follows *Pool
+	sock    atomic.Pointer[socket] // written by the user, read by Lane.abort
+	phase   phase
+	renew   bool // a reply is complete: the next read or write gets its timeout anew
+	silent  bool // a reply is waited for, and no byte of it has come
 
 	// eager means that the socket goes back with each complete reply of gomemcache's,
 	// as nobody knows when the next request comes.
@@ -93,6 +96,9 @@ func (c *Conn) begin() (reused bool, err error) {
 		}
 		c.server.stale.Add(1) // since the last request of the same call
 		c.Drop()
+	}
+	if c.follows != nil && c.server.retired.Load() {
+		c.server = c.follows.server(c.server.Address)
 	}
 	if err := c.server.Admit(); err != nil {
 		return false, err

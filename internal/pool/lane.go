@@ -16,11 +16,11 @@ var longAgo = time.Unix(1, 0)
 // Lane is what one call holds while it runs. Because no other call uses it, its
 // context is known to all that happens on it.
 type Lane struct {
-	// Client does its requests on this lane.
-	Client *memcache.Client
+	list   *List // that it was made for
+	client *memcache.Client
+	at     *Server // that client's requests go to
 
-	pool *Pool
-	ctx  context.Context
+	ctx context.Context
 
 	watched atomic.Bool
 	stop    func() bool // of context.AfterFunc; nil where the lane is not watched
@@ -29,32 +29,41 @@ type Lane struct {
 	done    chan struct{} // abort tells that it has run
 
 	mu    sync.Mutex
-	conns []*Conn // all that are not closed
-	pipes []*Conn // by Server.Index, those of Conn
+	conns []*Conn           // all that are not closed
+	pipes map[*Server]*Conn // those of Conn
 }
 
-func newLane(p *Pool) *Lane {
-	l := &Lane{
-		pool:  p,
-		done:  make(chan struct{}, 1),
-		pipes: make([]*Conn, len(p.Servers)),
-	}
+func newLane(list *List) *Lane {
+	l := &Lane{list: list, done: make(chan struct{}, 1), pipes: make(map[*Server]*Conn)}
 	l.abortFn = l.abort
-	l.Client = memcache.NewFromSelector((*selector)(p))
-	l.Client.MaxIdleConns = 1
-	l.Client.DialContext = func(_ context.Context, _, address string) (net.Conn, error) {
-		return l.newConn(p.server(address)), nil
+	l.client = memcache.NewFromSelector((*onlyServer)(l))
+	l.client.MaxIdleConns = 1
+	l.client.DialContext = func(context.Context, string, string) (net.Conn, error) {
+		return l.newConn(l.at), nil
 	}
 	return l
 }
 
+// Client returns a client that does its requests on this lane, until the next call for
+// another server. It does not pick the server anew, which may be another one by now.
+func (l *Lane) Client(s *Server) *memcache.Client {
+	l.at = s
+	return l.client
+}
+
+// onlyServer is the server of Client as gomemcache sees it.
+type onlyServer Lane
+
+func (l *onlyServer) PickServer(string) (net.Addr, error) { return l.at, nil }
+func (l *onlyServer) Each(f func(net.Addr) error) error   { return f(l.at) }
+
 // Conn returns the lane's own connection to s, for the pipeline.
 func (l *Lane) Conn(s *Server) *Conn {
-	if c := l.pipes[s.Index]; c != nil {
-		return c
+	c := l.pipes[s]
+	if c == nil {
+		c = l.newConn(s)
+		l.pipes[s] = c
 	}
-	c := l.newConn(s)
-	l.pipes[s.Index] = c
 	return c
 }
 

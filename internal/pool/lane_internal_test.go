@@ -64,7 +64,7 @@ func TestAbortRacesWithTheEndOfACall(t *testing.T) {
 		})
 	}
 	callers.Wait()
-	st := p.Servers[0].Stats()
+	st := p.Servers()[0].Stats()
 	require.Zero(t, st.InUse)
 	require.Zero(t, st.Timeouts)
 	require.Equal(t, Up, st.State)
@@ -87,17 +87,18 @@ func TestLaneOfAPanicIsNotReused(t *testing.T) {
 	}
 	require.NotSame(t, lanes[0], lanes[1])
 	require.NotSame(t, lanes[1], lanes[2])
-	require.Zero(t, p.Servers[0].Stats().InUse)
-	require.Zero(t, p.Servers[0].Stats().Idle)
+	require.Zero(t, p.Servers()[0].Stats().InUse)
+	require.Zero(t, p.Servers()[0].Stats().Idle)
 }
 
 // A lane keeps no connection that its client has closed.
 func TestLaneForgetsClosedConnections(t *testing.T) {
 	p := open(t, nil)
 	_ = p.Do(context.Background(), func(l *Lane) error {
+		client := l.Client(l.list.Servers[0])
 		var all sync.WaitGroup
 		for range 20 {
-			all.Go(func() { _ = get(l) })
+			all.Go(func() { _, _ = client.Get("k") })
 		}
 		all.Wait()
 		require.Len(t, l.conns, 1)
@@ -108,13 +109,13 @@ func TestLaneForgetsClosedConnections(t *testing.T) {
 // However short its pieces: only the first of a request needs no room.
 func TestContextEndsAWriteInPieces(t *testing.T) {
 	fake := memcachedtest.StartFake(t, memcachedtest.Script{"set": memcachedtest.Hang})
-	p := open(t, func(cfg *Config) { cfg.Addrs = []Addr{{"tcp", fake.Addr()}} })
+	p := open(t, func(cfg *Config) { cfg.Servers = entries(fake.Addr()) })
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
 	start := time.Now()
 	piece := []byte("set k 0 0 1000\r\n" + strings.Repeat("v", 1000) + "\r\n")
 	err := p.Do(ctx, func(l *Lane) error {
-		c := l.Conn(p.Servers[0])
+		c := l.Conn(p.Servers()[0])
 		err := c.Begin()
 		for err == nil {
 			_, err = c.Send(piece)

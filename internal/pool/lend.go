@@ -27,24 +27,27 @@ func (p *Pool) Lend(ctx context.Context, fn func(*memcache.Client) error) error 
 	l.ctx = ctx
 	l.watch() // once, as goroutines may use the lane until after its end
 	defer l.end()
-	return fn(l.Client)
+	return fn(l.client)
 }
 
 // loan is a lane whose client is lent to a function of the user's. It is not used
 // again, as nobody knows who still has the client.
 type loan struct {
 	*Lane
+	client *memcache.Client
 	cancel context.CancelCauseFunc // of the lane's context
 	over   atomic.Bool
 }
 
 func newLoan(p *Pool) *loan {
-	l := &loan{Lane: newLane(p)}
-	l.Client.DialContext = func(_ context.Context, _, address string) (net.Conn, error) {
+	l := &loan{Lane: newLane(p.list.Load()), client: memcache.NewFromSelector((*selector)(p))}
+	l.client.MaxIdleConns = 1
+	l.client.DialContext = func(_ context.Context, _, address string) (net.Conn, error) {
 		if l.over.Load() {
 			return nil, errReturned
 		}
 		c := l.newConn(p.server(address))
+		c.follows = p
 		c.eager = true // or its user could wait for a socket that only he holds
 		return &lentConn{c, l}, nil
 	}

@@ -16,7 +16,7 @@ func (p *Pool) newNative() *memcache.Client {
 	// what a reader of the client sees.
 	c.Timeout = p.cfg.ReadTimeout
 	c.DialContext = func(_ context.Context, _, address string) (net.Conn, error) {
-		return &Conn{server: p.server(address), eager: true}, nil
+		return &Conn{server: p.server(address), follows: p, eager: true}, nil
 	}
 	return c
 }

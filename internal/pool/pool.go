@@ -13,7 +13,9 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/bradfitz/gomemcache/memcache"
@@ -25,9 +27,10 @@ var ErrClosed = errors.New("the driver is not open (Open comes first, and nothin
 // Config is what a Pool is made of. Every field is taken as it is: defaults and
 // checks are the caller's.
 type Config struct {
-	// Addrs are the servers in the order that keys are mapped to; one that is
-	// named twice weighs double.
-	Addrs []Addr
+	// Servers are those that keys are spread over at first; one that is named twice
+	// weighs double.
+	Servers []Entry
+	Ketama  bool // spread as libmemcached's KETAMA_WEIGHTED, not as gomemcache
 
 	DialTimeout  time.Duration // name look-up, connect, TLS, authentication, meta?
 	WriteTimeout time.Duration
@@ -48,35 +51,28 @@ type Config struct {
 
 // Pool holds the lanes and the servers. It is safe for concurrent use.
 type Pool struct {
-	cfg     Config
-	Servers []*Server // each once, in the order of first mention
-	ring    []*Server // as written: what a key's checksum picks from
+	cfg  Config
+	list atomic.Pointer[List]
+
+	changing sync.Mutex // one change of the list at a time
+	left     []*Server  // may still serve calls, though they are not in the list any more
 
 	closing context.Context // ends with Close
 	close   context.CancelFunc
 
 	native *memcache.Client
-
-	lanes sync.Pool // of *Lane, idle: they hold no sockets
 }
 
 // New makes a pool. It dials and looks up nothing.
 func New(cfg Config) *Pool {
 	p := &Pool{cfg: cfg}
 	p.closing, p.close = context.WithCancel(context.Background())
-	byAddr := make(map[Addr]*Server, len(cfg.Addrs))
-	for _, a := range cfg.Addrs {
-		s := byAddr[a]
-		if s == nil {
-			s = newServer(a, len(p.Servers), &p.cfg, p.closing)
-			byAddr[a] = s
-			p.Servers = append(p.Servers, s)
-		}
-		p.ring = append(p.ring, s)
-	}
+	p.list.Store(newList(cfg.Servers, cfg.Ketama, p.newServer))
 	p.native = p.newNative()
 	return p
 }
+
+func (p *Pool) newServer(a Addr) *Server { return newServer(a, &p.cfg, p.closing) }
 
 // Do runs fn with a lane of its own, on which ctx aborts every read, write and
 // dial. fn must not keep the lane. Do returns its error, or says that ctx
@@ -100,9 +96,10 @@ func (p *Pool) take(ctx context.Context) (*Lane, error) {
 	if p.closing.Err() != nil {
 		return nil, ErrClosed
 	}
-	l, ok := p.lanes.Get().(*Lane)
+	list := p.list.Load()
+	l, ok := list.lanes.Get().(*Lane)
 	if !ok {
-		l = newLane(p)
+		l = newLane(list)
 	}
 	l.ctx = ctx
 	return l, nil
@@ -110,7 +107,7 @@ func (p *Pool) take(ctx context.Context) (*Lane, error) {
 
 func (p *Pool) release(l *Lane, returned bool) {
 	if l.end(returned) {
-		p.lanes.Put(l)
+		l.list.lanes.Put(l)
 	}
 }
 
@@ -123,7 +120,9 @@ func (p *Pool) Native() *memcache.Client { return p.native }
 // ErrClosed. It may be called more than once.
 func (p *Pool) Close() {
 	p.close()
-	for _, s := range p.Servers {
+	p.changing.Lock()
+	defer p.changing.Unlock()
+	for _, s := range slices.Concat(p.list.Load().Servers, p.left) {
 		s.closeAll()
 	}
 }

@@ -16,7 +16,7 @@ import (
 func open(t *testing.T, change func(*Config)) *Pool {
 	t.Helper()
 	cfg := Config{
-		Addrs:       []Addr{{"tcp", memcachedtest.StartFake(t, nil).Addr()}},
+		Servers:     entries(memcachedtest.StartFake(t, nil).Addr()),
 		DialTimeout: time.Minute, ReadTimeout: time.Minute, WriteTimeout: time.Minute,
 		MaxOpen: 64, MaxIdle: 4, FailureLimit: 3, RetryAfter: time.Minute,
 		Infof: func(string, ...any) {}, Warnf: func(string, ...any) {},
@@ -29,8 +29,15 @@ func open(t *testing.T, change func(*Config)) *Pool {
 	return p
 }
 
+func entries(addrs ...string) (list []Entry) {
+	for _, a := range addrs {
+		list = append(list, Entry{addr(a), 1})
+	}
+	return list
+}
+
 func get(l *Lane) error {
-	if _, err := l.Client.Get("k"); err != memcache.ErrCacheMiss {
+	if _, err := l.Client(l.list.Servers[0]).Get("k"); err != memcache.ErrCacheMiss {
 		return err
 	}
 	return nil
@@ -51,5 +58,5 @@ func TestIdleSocketsAreBounded(t *testing.T) {
 		})
 	}
 	calls.Wait()
-	require.Equal(t, 4, p.Servers[0].Stats().Idle)
+	require.Equal(t, 4, p.Servers()[0].Stats().Idle)
 }

@@ -15,7 +15,6 @@ import (
 // net.Addr that gomemcache knows the server by.
 type Server struct {
 	Addr
-	Index int // in Pool.Servers
 
 	cfg     *Config
 	closing context.Context // ends with Close: cuts dialling
@@ -27,7 +26,8 @@ type Server struct {
 	answersMeta atomic.Bool  // it answered when it was last asked for meta
 	askAgain    atomic.Int64 // Unix nanoseconds: until then it is not asked, as it did not
 
-	full atomic.Bool // more wait for a socket than are dialled
+	full    atomic.Bool // more wait for a socket than are dialled
+	retired atomic.Bool // it is in no list any more; written under mu
 
 	mu        sync.Mutex
 	idle      []*socket // used last in first out: the oldest is idle[0]
@@ -46,17 +46,37 @@ type Server struct {
 	shortage shortage
 }
 
-func newServer(addr Addr, index int, cfg *Config, closing context.Context) *Server {
+func newServer(addr Addr, cfg *Config, closing context.Context) *Server {
 	s := &Server{
 		Addr:    addr,
-		Index:   index,
 		cfg:     cfg,
 		closing: closing,
 		health:  health{limit: cfg.FailureLimit, retryAfter: cfg.RetryAfter},
 		live:    make(map[*socket]struct{}),
 	}
-	s.dialCtx, s.endDials = context.WithCancel(closing)
+	s.renewDials()
 	return s
+}
+
+// renewDials makes the context of what is dialled from now on. It is no child of closing,
+// which would know every server that there ever was; closeAll ends it.
+func (s *Server) renewDials() {
+	s.dialCtx, s.endDials = context.WithCancel(context.Background())
+}
+
+// retire makes the server keep no socket but those in use.
+func (s *Server) retire() {
+	s.mu.Lock()
+	s.retired.Store(true)
+	s.mu.Unlock()
+	s.closeIdleSince(sinceStart())
+}
+
+// Unused reports whether a server that has left serves nobody any more.
+func (s *Server) Unused() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.taken() == 0 && s.waiters.Len() == 0
 }
 
 // sweepIdle closes what has been idle for too long, and comes again when the
@@ -90,6 +110,7 @@ func (s *Server) closeAll() {
 	s.mu.Lock()
 	s.closed = true
 	s.idle = nil
+	s.endDials()
 	s.refuse(ErrClosed)
 	s.shortage.end()
 	live := s.live
@@ -126,7 +147,7 @@ func (s *Server) goDown(cause error) {
 	s.mu.Lock()
 	s.refuse(&Error{s.Address, s.health.refused()})
 	s.endDials()
-	s.dialCtx, s.endDials = context.WithCancel(s.closing)
+	s.renewDials()
 	s.mu.Unlock()
 	s.closeIdleSince(sinceStart())
 	s.cfg.Warnf("memcacheddriver: server %s is down after %d failures in a row: %v", s.Address, s.cfg.FailureLimit, cause)

@@ -19,11 +19,11 @@ func TestTicketsAreNoStaleness(t *testing.T) {
 	server, config := memcachedtest.StartTLS(t)
 	config.ClientSessionCache = tls.NewLRUClientSessionCache(1) // or no tickets are sent
 	p := open(t, func(cfg *Config) {
-		cfg.Addrs = []Addr{{"tcp", server.Addr()}}
+		cfg.Servers = entries(server.Addr())
 		cfg.TLS = config
 	})
 	connect := func() *socket {
-		sock, err := p.Servers[0].connect(context.Background())
+		sock, err := p.Servers()[0].connect(context.Background())
 		require.NoError(t, err)
 		t.Cleanup(sock.close)
 		memcachedtest.Eventually(t, func() bool { return sock.peeker.peek() == readable }, "the tickets are there")
@@ -48,10 +48,10 @@ func TestTicketsAreNoStaleness(t *testing.T) {
 func TestUnaskedSocketsAreRetired(t *testing.T) {
 	t.Parallel()
 	fake := memcachedtest.StartFake(t, memcachedtest.Script{"mn": memcachedtest.HangUp})
-	p := open(t, func(cfg *Config) { cfg.Addrs = []Addr{{"tcp", fake.Addr()}} })
+	p := open(t, func(cfg *Config) { cfg.Servers = entries(fake.Addr()) })
 	meta := func() (meta bool) {
 		require.NoError(t, p.Do(context.Background(), func(l *Lane) error {
-			c := l.Conn(p.Servers[0])
+			c := l.Conn(p.Servers()[0])
 			err := c.Begin()
 			meta = c.Meta()
 			return err
@@ -61,16 +61,16 @@ func TestUnaskedSocketsAreRetired(t *testing.T) {
 	require.False(t, meta())
 	fake.SetScript(nil) // upgraded, but the socket does not know
 	require.False(t, meta())
-	require.EqualValues(t, 3, p.Servers[0].Stats().Dials)
+	require.EqualValues(t, 3, p.Servers()[0].Stats().Dials)
 
-	idle := p.Servers[0].idle
+	idle := p.Servers()[0].idle
 	require.Len(t, idle, 1)
 	require.WithinDuration(t, time.Now().Add(metaAgain), idle[0].askAgain, metaAgain/2)
 	idle[0].askAgain = time.Now()
-	p.Servers[0].askAgain.Store(time.Now().UnixNano())
+	p.Servers()[0].askAgain.Store(time.Now().UnixNano())
 	require.True(t, meta())
-	require.EqualValues(t, 4, p.Servers[0].Stats().Dials)
-	require.EqualValues(t, 1, p.Servers[0].Stats().Stale)
+	require.EqualValues(t, 4, p.Servers()[0].Stats().Dials)
+	require.EqualValues(t, 1, p.Servers()[0].Stats().Stale)
 	require.True(t, meta())
-	require.EqualValues(t, 4, p.Servers[0].Stats().Dials)
+	require.EqualValues(t, 4, p.Servers()[0].Stats().Dials)
 }

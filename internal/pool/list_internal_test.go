@@ -34,21 +34,12 @@ func TestPickIsGomemcaches(t *testing.T) {
 	} {
 		var list memcache.ServerList
 		require.NoError(t, list.SetServers(addrs...))
-		var cfg Config
-		for _, a := range addrs {
-			network := "tcp"
-			if a[0] == '/' {
-				network = "unix"
-			}
-			cfg.Addrs = append(cfg.Addrs, Addr{network, a})
-		}
-		p := New(cfg)
-		defer p.Close()
+		p := open(t, func(cfg *Config) { cfg.Servers = entries(addrs...) })
 		for range 500 {
 			key := string(rune('a'+rand.IntN(26))) + string(rune('a'+rand.IntN(26))) + string(rune('0'+rand.IntN(10)))
 			want, err := list.PickServer(key)
 			require.NoError(t, err)
-			require.Equal(t, want.String(), p.Pick(key).Address, key)
+			require.Equal(t, want.String(), p.Servers()[p.List().Pick(key)].Address, key)
 		}
 	}
 }

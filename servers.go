@@ -1,0 +1,132 @@
+package memcacheddriver
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/link"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pipeline"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/remover"
+)
+
+// node is a server with what the driver keeps for it.
+type node struct {
+	server  *pool.Server
+	links   *link.Links
+	remover *remover.Remover
+}
+
+// nodes are the servers that keys are spread over. They do not change.
+type nodes struct {
+	list *pool.List
+	all  []*node // as in list
+}
+
+// pick returns the node that holds key.
+func (s *session) pick(key string) *node {
+	ns := s.nodes.Load()
+	return ns.all[ns.list.Pick(key)]
+}
+
+func (s *session) newNode(server *pool.Server) *node {
+	shared := min(sharedLinks, s.cfg.maxOpenConns-1) // one is left for what does not share
+	return &node{
+		server: server,
+		links:  link.New(server, shared, min(aloneCalls, s.cfg.maxOpenConns-shared)),
+		remover: remover.New(func(values []pipeline.KeyCAS) error {
+			return s.pool.Do(context.Background(), func(l *pool.Lane) error {
+				return removeSubsecond(l.Conn(server), values)
+			})
+		}),
+	}
+}
+
+// SetServers replaces the servers, which are written as in a DSN, without parameters and
+// credentials. It dials nothing.
+//
+// Servers that stay keep their connections, health and counters. A server that leaves
+// loses its idle connections at once, and those in use when their calls end. No call
+// fails by the change: one that has picked its server ends there. The calls after it,
+// those of Client and of a Do that is under way too, go to the new servers. Keys that
+// move, as [WithDistribution] has it, are misses there; where a server comes back, it
+// may still have old values of them. A [MemcachedDB.CompareAndSwap] whose key has moved
+// since it was read is a [kv.ErrConflict].
+//
+// It returns [ErrInvalidDSN], [ErrNotOpen], or [ErrInvalidOption] where credentials would
+// go to another machine without TLS; nothing has changed then.
+func (db *MemcachedDB) SetServers(servers string) error {
+	s := db.session.Load()
+	err := ErrNotOpen
+	if s != nil {
+		err = s.setServers(servers)
+	}
+	if err != nil {
+		return &OpError{Op: "setservers", Err: err}
+	}
+	return nil
+}
+
+func (s *session) setServers(servers string) error {
+	if strings.ContainsAny(servers, "?@") {
+		return invalidDSN("SetServers takes the servers alone, without parameters and credentials; those of Open stay")
+	}
+	entries, err := parseServers(servers)
+	if err == nil {
+		err = s.cfg.checkCredentials(entries)
+	}
+	if err != nil {
+		return err
+	}
+	return s.replaceServers(entries)
+}
+
+func (s *session) replaceServers(entries []pool.Entry) error {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	list := s.pool.SetServers(entries)
+	if list == nil {
+		return ErrNotOpen
+	}
+	came, left := s.follow(list)
+	if len(came)+len(left) > 0 {
+		s.infof("memcacheddriver: %d servers from now on; came: %s; left: %s", len(list.Servers), orNone(came), orNone(left))
+	}
+	return nil
+}
+
+func orNone(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
+
+// follow makes the nodes those of list, and returns what came and what left. It needs
+// changing.
+func (s *session) follow(list *pool.List) (came, left []string) {
+	old := s.nodes.Load()
+	if old == nil {
+		old = &nodes{list: &pool.List{}}
+	}
+	ns := &nodes{list: list}
+	for _, server := range list.Servers {
+		if i := slices.Index(old.list.Servers, server); i >= 0 {
+			ns.all = append(ns.all, old.all[i])
+			continue
+		}
+		ns.all = append(ns.all, s.newNode(server))
+		came = append(came, server.Address)
+	}
+	s.nodes.Store(ns)
+	s.left = slices.DeleteFunc(s.left, func(n *node) bool { return n.server.Unused() })
+	for _, n := range old.all {
+		if !slices.Contains(ns.all, n) {
+			n.remover.Stop()
+			s.left = append(s.left, n)
+			left = append(left, n.server.Address)
+		}
+	}
+	return came, left
+}
