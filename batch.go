@@ -149,7 +149,7 @@ func (db *MemcachedDB) Delete(ctx context.Context, keys ...string) (int64, error
 }
 
 func (db *MemcachedDB) delete(ctx context.Context, key string) (int64, error) {
-	s, err := db.use("delete", key)
+	s, err := db.use(ctx, "delete", key)
 	if err != nil {
 		return 0, err
 	}
@@ -189,7 +189,7 @@ func (db *MemcachedDB) Exists(ctx context.Context, keys ...string) (int64, error
 }
 
 func (db *MemcachedDB) exists(ctx context.Context, key string) (n int64, err error) {
-	s, err := db.use("exists", key)
+	s, err := db.use(ctx, "exists", key)
 	if err != nil {
 		return 0, err
 	}
@@ -208,7 +208,7 @@ func (db *MemcachedDB) exists(ctx context.Context, key string) (n int64, err err
 
 // batch groups keys by their servers and runs fn for each group.
 func (db *MemcachedDB) batch(ctx context.Context, op string, keys []string, fn func(*pool.Conn, *group)) error {
-	s, err := db.use(op, keys...)
+	s, err := db.use(ctx, op, keys...)
 	if err != nil || len(keys) == 0 {
 		return err
 	}

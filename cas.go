@@ -56,7 +56,7 @@ type swap struct {
 // have happened.
 func (db *MemcachedDB) CompareAndSwap(ctx context.Context, key string, update func(current []byte) ([]byte, error), opts ...CASOption) error {
 	const op = "cas"
-	s, err := db.use(op, key)
+	s, err := db.use(ctx, op, key)
 	if err != nil {
 		return err
 	}

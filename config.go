@@ -18,13 +18,20 @@ const (
 	defaultMaxOpenConns = 64
 	defaultFailureLimit = 3
 	defaultRetryTimeout = time.Second
+
+	defaultDiscoveryInterval = time.Minute
 )
 
 // config is what Open makes of the defaults, the DSN and the options, each
 // beating the one before.
 type config struct {
-	servers      []pool.Entry
+	servers      []pool.Entry // or configuration endpoints
 	distribution Distribution
+
+	discovery         Discovery // "" is none
+	discoveryInterval time.Duration
+	srvName           string
+	resolver          *net.Resolver // of SRV names
 
 	dialTimeout, readTimeout, writeTimeout time.Duration
 
@@ -56,9 +63,32 @@ func defaultConfig() config {
 		maxOpenConns: defaultMaxOpenConns,
 		maxIdleConns: common.PoolSize,
 		distribution: Modulo,
+
+		discoveryInterval: defaultDiscoveryInterval,
+		resolver:          net.DefaultResolver,
+
 		failureLimit: defaultFailureLimit,
 		retryTimeout: defaultRetryTimeout,
 	}
+}
+
+// setServers reads the servers of a DSN, for what the config says of them.
+func (c *config) setServers(list string) (err error) {
+	if c.discovery == SRV {
+		if c.srvName = strings.TrimSpace(list); c.srvName == "" || !isName(c.srvName) {
+			return invalidDSN("with discovery=srv it names one SRV record, without a port, as in _memcached._tcp.example.com")
+		}
+		return nil
+	}
+	if c.servers, err = parseServers(list); err != nil {
+		return err
+	}
+	for i, e := range c.servers {
+		if c.discovery != "" && e.Weight != 1 {
+			return invalidDSN("server %d: it has a weight, but with discovery it is where to ask for the servers", i+1)
+		}
+	}
+	return c.checkCredentials(c.servers)
 }
 
 // checkCredentials refuses to send them to another machine in the clear.

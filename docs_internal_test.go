@@ -166,6 +166,9 @@ func TestReadmeHasEveryOption(t *testing.T) {
 		"server_retry_timeout": c.retryTimeout,
 		"tls":                  c.tls != nil,
 		"insecure_credentials": c.insecureCredentials,
+		"discovery":            "none",
+		"discovery_interval":   c.discoveryInterval,
+		"distribution":         c.distribution,
 		"ttl_query":            c.ttlQuery,
 	}
 	rows := readmeTable(t, "## Options")

@@ -51,8 +51,12 @@ func (db *MemcachedDB) Open(ctx context.Context, dsn string, opts ...driver.Opti
 
 func newConfig(dsn string, opts []driver.Option) (c config, err error) {
 	c = defaultConfig()
-	if c.servers, err = parseDSN(dsn, &c); err == nil {
+	servers, err := parseDSN(dsn, &c)
+	if err == nil {
 		err = c.apply(opts)
+	}
+	if err == nil {
+		err = c.setServers(servers)
 	}
 	return c, err
 }
@@ -78,14 +82,20 @@ func (db *MemcachedDB) Close() error {
 	return nil
 }
 
-// use checks the keys of a call and returns the session of an open driver.
-func (db *MemcachedDB) use(op string, keys ...string) (*session, error) {
+// use checks the keys of a call and returns the session of an open driver that knows
+// its servers.
+func (db *MemcachedDB) use(ctx context.Context, op string, keys ...string) (*session, error) {
 	if err := checkKeys(op, keys...); err != nil {
 		return nil, err
 	}
 	s := db.session.Load()
 	if s == nil {
 		return nil, &OpError{Op: op, Err: ErrNotOpen}
+	}
+	if s.watcher != nil {
+		if err := s.awaitServers(ctx); err != nil {
+			return nil, &OpError{Op: op, Keys: keys, Err: err}
+		}
 	}
 	return s, nil
 }
@@ -104,7 +114,7 @@ func (db *MemcachedDB) use(op string, keys ...string) (*session, error) {
 // Do returns fn's error as it is, or an error that is ctx's or [ErrNotOpen] without
 // having called fn. A write that was cut off may or may not have happened.
 func (db *MemcachedDB) Do(ctx context.Context, fn func(*memcache.Client) error) error {
-	s, err := db.use("do")
+	s, err := db.use(ctx, "do")
 	if err != nil {
 		return err
 	}
@@ -125,7 +135,7 @@ func (db *MemcachedDB) Do(ctx context.Context, fn func(*memcache.Client) error) 
 // more the dial timeout where it had to wait for a connection; or twice that where it is
 // sent again, as the server had closed its connection.
 func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
-	s, err := db.use("get", key)
+	s, err := db.use(ctx, "get", key)
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +217,7 @@ func (db *MemcachedDB) SetXX(ctx context.Context, key string, value []byte, ttl 
 }
 
 func (db *MemcachedDB) store(ctx context.Context, op, key string, value []byte, ttl time.Duration, mode pipeline.Mode) (bool, error) {
-	s, err := db.use(op, key)
+	s, err := db.use(ctx, op, key)
 	if err != nil {
 		return false, err
 	}

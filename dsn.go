@@ -23,37 +23,31 @@ const defaultPort = "11211"
 //
 // where a server is host, [IPv6], /path or unix:///path; a port may follow the first two,
 // and a weight the port or the path, each after a colon.
-// It changes c by the parameters and the credentials.
+// With discovery it names where to ask. It changes c by the parameters and the
+// credentials, and returns the servers for [config.setServers].
 //
 // A password may stand anywhere in a DSN that is written wrongly. So errors quote
 // nothing of it but the names of parameters that there are, and what is taken for
 // a host or a path has none of the characters that come with credentials.
-func parseDSN(dsn string, c *config) ([]pool.Entry, error) {
-	servers, query, hasQuery := strings.Cut(strings.TrimSpace(dsn), "?")
+func parseDSN(dsn string, c *config) (servers string, err error) {
+	servers, query, _ := strings.Cut(strings.TrimSpace(dsn), "?")
 	scheme, rest, found := strings.Cut(servers, "://")
 	if found && !strings.EqualFold(scheme, "unix") && !strings.ContainsAny(scheme, ",/") {
 		if !strings.EqualFold(scheme, "memcached") {
-			return nil, invalidDSN("the scheme is not memcached; write memcached://host:port, or host:port alone")
+			return "", invalidDSN("the scheme is not memcached; write memcached://host:port, or host:port alone")
 		}
 		servers = rest
 		if user, rest, ok := strings.Cut(servers, "@"); ok {
 			if err := parseCredentials(user, c); err != nil {
-				return nil, err
+				return "", err
 			}
 			servers = rest
 		}
 	}
 	if strings.Contains(query, "@") {
-		return nil, invalidDSN("there is an @ after the ?; percent-encode what is special in the user and the password")
+		return "", invalidDSN("there is an @ after the ?; percent-encode what is special in the user and the password")
 	}
-	entries, err := parseServers(servers)
-	if err == nil && hasQuery {
-		err = parseParams(query, c)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return entries, nil
+	return servers, parseParams(query, c)
 }
 
 // parseServers reads server{,server}.
@@ -217,6 +211,8 @@ var params = []struct {
 	{"server_retry_timeout", func(c *config, v string) error { return parseDuration(v, &c.retryTimeout) }},
 	{"tls", func(c *config, v string) error { return parseTLS(v, &c.tls) }},
 	{"insecure_credentials", func(c *config, v string) error { return parseBool(v, &c.insecureCredentials) }},
+	{"discovery", func(c *config, v string) error { return parseDiscovery(v, &c.discovery) }},
+	{"discovery_interval", func(c *config, v string) error { return parseDuration(v, &c.discoveryInterval) }},
 	{"distribution", func(c *config, v string) error { return parseDistribution(v, &c.distribution) }},
 	{"ttl_query", func(c *config, v string) error { return parseBool(v, &c.ttlQuery) }},
 }
@@ -305,6 +301,15 @@ func parseDistribution(s string, to *Distribution) error {
 	d := Distribution(s)
 	if d != Modulo && d != Ketama {
 		return fmt.Errorf("it is neither %s nor %s", Modulo, Ketama)
+	}
+	*to = d
+	return nil
+}
+
+func parseDiscovery(s string, to *Discovery) error {
+	d := Discovery(s)
+	if d != ElastiCache && d != SRV {
+		return fmt.Errorf("it is neither %s nor %s", ElastiCache, SRV)
 	}
 	*to = d
 	return nil

@@ -31,6 +31,15 @@ func weighted(weight uint32, e pool.Entry) pool.Entry {
 	return e
 }
 
+// parse is parseDSN, with the servers read.
+func parse(dsn string, c *config) ([]pool.Entry, error) {
+	servers, err := parseDSN(dsn, c)
+	if err != nil {
+		return nil, err
+	}
+	return parseServers(servers)
+}
+
 func TestDSNListsServers(t *testing.T) {
 	t.Parallel()
 	for dsn, want := range map[string][]pool.Entry{
@@ -82,7 +91,7 @@ func TestDSNListsServers(t *testing.T) {
 		"mc1:1:4294967295":         {weighted(math.MaxUint32, tcp("mc1:1")[0])},
 	} {
 		c := defaultConfig()
-		got, err := parseDSN(dsn, &c)
+		got, err := parse(dsn, &c)
 		if assert.NoError(t, err, dsn) {
 			assert.Equal(t, want, got, dsn)
 			if !strings.Contains(dsn, "timeout") {
@@ -122,6 +131,10 @@ func TestDSNParametersSetTheConfig(t *testing.T) {
 		"insecure_credentials=false": func(c *config) {},
 		"distribution=ketama":        func(c *config) { c.distribution = Ketama },
 		"distribution=modulo":        func(c *config) {},
+		"discovery=elasticache":      func(c *config) { c.discovery = ElastiCache },
+		"discovery=srv":              func(c *config) { c.discovery = SRV },
+		"discovery_interval=5s":      func(c *config) { c.discoveryInterval = 5 * time.Second },
+		"discovery_interval=0":       func(c *config) {},
 		"timeout=2%73":               func(c *config) { c.readTimeout, c.writeTimeout = 2*time.Second, 2*time.Second },
 		"":                           func(c *config) {},
 		"timeout=2s&dial_timeout=3s&max_idle_conns=64&conn_max_idle_time=1m&server_failure_limit=5&server_retry_timeout=7s&ttl_query=true": func(c *config) {
@@ -131,7 +144,7 @@ func TestDSNParametersSetTheConfig(t *testing.T) {
 		},
 	} {
 		c := defaultConfig()
-		_, err := parseDSN("mc1?"+query, &c)
+		_, err := parse("mc1?"+query, &c)
 		expected := defaultConfig()
 		want(&expected)
 		if assert.NoError(t, err, query) {
@@ -149,7 +162,7 @@ func TestDSNParametersAreAllTested(t *testing.T) {
 	}
 	assert.ElementsMatch(t, []string{
 		"timeout", "dial_timeout", "read_timeout", "write_timeout", "max_open_conns", "max_idle_conns", "pool_size", "conn_max_idle_time",
-		"server_failure_limit", "server_retry_timeout", "tls", "insecure_credentials", "distribution", "ttl_query",
+		"server_failure_limit", "server_retry_timeout", "tls", "insecure_credentials", "discovery", "discovery_interval", "distribution", "ttl_query",
 	}, names)
 }
 
@@ -171,7 +184,7 @@ func TestDSNHasCredentialsOfAllServers(t *testing.T) {
 		"mc1": {"", ""},
 	} {
 		c := defaultConfig()
-		addrs, err := parseDSN(dsn, &c)
+		addrs, err := parse(dsn, &c)
 		if assert.NoError(t, err, dsn) {
 			assert.Equal(t, want, [2]string{c.user, c.password}, dsn)
 			for _, a := range addrs {
@@ -326,6 +339,16 @@ func TestInvalidDSNErrorsNameThePart(t *testing.T) {
 		{"mc1?ttl_query=yes", "ttl_query"},
 		{"mc1?distribution=crc32", "neither modulo nor ketama"},
 		{"mc1?distribution=", "distribution"},
+		{"mc1?discovery=consul", "neither elasticache nor srv"},
+		{"mc1?discovery=", "discovery"},
+		{"mc1?discovery_interval=60", "discovery_interval"},
+		{"mc1?discovery_interval=-1s", "discovery_interval"},
+		{"mc1,mc2:1:2?discovery=elasticache", "server 2: it has a weight"},
+		{"mc1:11211?discovery=srv", "one SRV record"},
+		{"mc1,mc2?discovery=srv", "one SRV record"},
+		{"/run/m?discovery=srv", "one SRV record"},
+		{"[::1]?discovery=srv", "one SRV record"},
+		{"?discovery=srv", "one SRV record"},
 		{"mc1?tls=true&timeout=%zz", "parameter 2"},
 		{"mc1?%zz=1", "parameter 1"},
 		{"mc1?timeout=2s;tls=true", "parameter"},

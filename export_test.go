@@ -1,6 +1,19 @@
 package memcacheddriver
 
-import "github.com/xraph/grove/kv/drivers/memcacheddriver/internal/link"
+import (
+	"net"
+
+	"github.com/xraph/grove/kv/driver"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/link"
+)
+
+// WithResolver makes discovery by SRV ask r.
+func WithResolver(r *net.Resolver) driver.Option {
+	return setting(func(c *config) error {
+		c.resolver = r
+		return nil
+	})
+}
 
 // ShareAll makes an open driver that no call uses share links for every single-key call
 // that can, or for none.

@@ -3,6 +3,7 @@ package memcacheddriver
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math"
 	"net"
 	"strconv"
@@ -21,13 +22,13 @@ func FuzzDSN(f *testing.F) {
 		"", "localhost", "mc1:11211,mc2:11211,mc3:11211", " mc1 , [::1] ,/run/m, unix:///run/m", "memcached://ann:p%40w@mc1?timeout=2s&tls=true",
 		"mc1?timeout=2s&dial_timeout=1s&read_timeout=1s&write_timeout=1s&max_idle_conns=64&conn_max_idle_time=5m&server_failure_limit=3&server_retry_timeout=1s&ttl_query=1",
 		"mc1:0", "mc1:65536", "[::1", "::1", ",", "mc1,,mc2", "redis://mc1", "?", "unix://", "[fe80::1%eth0]:1", "mc1?timeout=-1s", "mc1?timeout=9999999h",
-		"memcached://a:b@", "memcached://a:b@/run/m", "memcached://@/", "memcached://:@mc1", "mc1\x00", "mc1?x=%zz", "mc1:١", "\u00a0mc1",
+		"memcached://a:b@", "memcached://a:b@/run/m", "memcached://@/", "memcached://:@mc1", "mc1\x00", "mc1?x=%zz", "mc1:١", "\u00a0mc1", "mc1:1:2,[::1]:1:3,/run/m:4", "mc1:1:0", "mc1?distribution=ketama&discovery=elasticache&discovery_interval=5s", "_m._tcp.a.b?discovery=srv",
 	} {
 		f.Add(dsn)
 	}
 	f.Fuzz(func(t *testing.T, dsn string) {
 		c := defaultConfig()
-		addrs, err := parseDSN(dsn, &c)
+		addrs, err := parse(dsn, &c)
 		if err != nil {
 			if !errors.Is(err, ErrInvalidDSN) {
 				t.Fatalf("%q: %v is not ErrInvalidDSN", dsn, err)
@@ -66,13 +67,13 @@ func FuzzDSN(f *testing.F) {
 		// What was understood, written down, is understood the same.
 		var again []string
 		for _, a := range addrs {
-			again = append(again, a.Address)
+			again = append(again, fmt.Sprintf("%s:%d", a.Address, a.Weight))
 		}
 		if strings.Contains(strings.Join(again, ""), ",") || strings.Contains(strings.Join(again, ""), "?") {
 			return // in a path
 		}
 		c2 := defaultConfig()
-		addrs2, err := parseDSN("memcached://"+strings.Join(again, ","), &c2)
+		addrs2, err := parse("memcached://"+strings.Join(again, ","), &c2)
 		if err != nil {
 			if strings.Contains(strings.Join(again, ""), "@") || strings.Contains(strings.Join(again, ""), " ") {
 				return // in a path
@@ -80,7 +81,7 @@ func FuzzDSN(f *testing.F) {
 			t.Fatalf("%q: %q is not understood again: %v", dsn, again, err)
 		}
 		for i := range addrs {
-			if i >= len(addrs2) || strings.TrimSpace(addrs[i].Address) != addrs2[i].Address {
+			if i >= len(addrs2) || strings.TrimSpace(addrs[i].Address) != addrs2[i].Address || addrs[i].Weight != addrs2[i].Weight {
 				t.Fatalf("%q: %q became %q", dsn, addrs, addrs2)
 			}
 		}

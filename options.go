@@ -171,6 +171,54 @@ func WithDistribution(d Distribution) driver.Option {
 	})
 }
 
+// Discovery is where the list of servers comes from, if not from the DSN.
+type Discovery string
+
+const (
+	// ElastiCache is a configuration endpoint of AWS ElastiCache, or of Google
+	// Memorystore, which speaks the same. The DSN names it, or several of them, which
+	// are asked one after the other until one answers. The servers are in the order of
+	// its answer, by their host names where they have some.
+	ElastiCache Discovery = "elasticache"
+
+	// SRV is the SRV records of a name, such as Kubernetes has for each named port of a
+	// headless service. The DSN is that name alone. The servers are the targets, by
+	// name, sorted; priority and weight count for nothing.
+	SRV Discovery = "srv"
+)
+
+// WithDiscovery makes the driver ask for its servers, by [ElastiCache] or [SRV]; any
+// other is [ErrInvalidOption]. It asks with the TLS, the credentials and the timeouts of
+// its other connections. The default is the DSN's own list. DSN: discovery=elasticache.
+//
+// Opening asks nothing. The first call, or Ping, does and waits for the answer as long
+// as its context lets it; all that come meanwhile wait for the same one. If that fails,
+// the error says so and names the endpoint, and is the same for all calls of the next
+// second. From then on one goroutine asks every [WithDiscoveryInterval], until Close.
+// Only a good list that is newer (by its version where there is one) replaces the one in
+// use, as [MemcachedDB.SetServers] does: what is empty or makes no sense, an endpoint
+// that is down, or a list to whose servers the credentials may not go, is logged, and
+// the servers stay. A cluster that was created anew under its old name counts its
+// versions anew: open the driver anew, too.
+func WithDiscovery(d Discovery) driver.Option {
+	return setting(func(c *config) error {
+		if err := parseDiscovery(string(d), &c.discovery); err != nil {
+			return fmt.Errorf("%w: WithDiscovery: %w", ErrInvalidOption, err)
+		}
+		return nil
+	})
+}
+
+// WithDiscoveryInterval sets how often [WithDiscovery] asks for the servers, to within a
+// tenth. The default is a minute, which 0 stands for as well; negative is
+// [ErrInvalidOption]. DSN: discovery_interval=60s.
+func WithDiscoveryInterval(d time.Duration) driver.Option {
+	return setting(func(c *config) error {
+		c.discoveryInterval = orDefault(d, defaultDiscoveryInterval)
+		return notNegative("WithDiscoveryInterval", d)
+	})
+}
+
 // WithTTLQuery makes TTL answer, with the remaining life of a key, on servers
 // that speak the meta protocol (memcached 1.6.10). Without it TTL gives
 // [kv.ErrNotSupported]. DSN: ttl_query=true.
@@ -235,7 +283,7 @@ func (c *config) apply(opts []driver.Option) error {
 			return err
 		}
 	}
-	return c.checkCredentials(c.servers)
+	return nil
 }
 
 func notNegative(option string, d time.Duration) error {

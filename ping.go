@@ -11,7 +11,7 @@ import (
 // that names each one that did not answer. It counts for and against a server's
 // health as any call does, and ends with ctx.
 func (db *MemcachedDB) Ping(ctx context.Context) error {
-	s, err := db.use("ping")
+	s, err := db.use(ctx, "ping")
 	if err != nil {
 		return err
 	}

@@ -2,9 +2,11 @@ package memcacheddriver
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/xraph/grove/kv"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/link"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pipeline"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
@@ -55,7 +57,8 @@ func (s *session) newNode(server *pool.Server) *node {
 // since it was read is a [kv.ErrConflict].
 //
 // It returns [ErrInvalidDSN], [ErrNotOpen], or [ErrInvalidOption] where credentials would
-// go to another machine without TLS; nothing has changed then.
+// go to another machine without TLS, and [kv.ErrNotSupported] with [WithDiscovery];
+// nothing has changed then.
 func (db *MemcachedDB) SetServers(servers string) error {
 	s := db.session.Load()
 	err := ErrNotOpen
@@ -69,6 +72,9 @@ func (db *MemcachedDB) SetServers(servers string) error {
 }
 
 func (s *session) setServers(servers string) error {
+	if s.watcher != nil {
+		return fmt.Errorf("%w: the servers are those that WithDiscovery finds", kv.ErrNotSupported)
+	}
 	if strings.ContainsAny(servers, "?@") {
 		return invalidDSN("SetServers takes the servers alone, without parameters and credentials; those of Open stay")
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/bradfitz/gomemcache/memcache"
 
 	"github.com/xraph/grove/kv"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/discovery"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/link"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
 )
@@ -27,6 +28,8 @@ type session struct {
 	pool  *pool.Pool
 	nodes atomic.Pointer[nodes]
 
+	watcher *discovery.Watcher // nil where the servers are the DSN's
+
 	changing sync.Mutex // one change of nodes at a time
 	left     []*node    // may still serve calls, though they are not in nodes any more
 
@@ -41,33 +44,40 @@ func newSession(c config) *session {
 		q := &logQueue{warnf: c.logger.Warnf}
 		infof, warnf = q.lineUp(c.logger.Infof), q.lineUp(c.logger.Warnf)
 	}
-	s := &session{
-		cfg: c,
-		pool: pool.New(pool.Config{
-			Servers:      c.servers,
-			Ketama:       c.distribution == Ketama,
-			DialTimeout:  c.dialTimeout,
-			WriteTimeout: c.writeTimeout,
-			ReadTimeout:  c.readTimeout,
-			MaxOpen:      c.maxOpenConns,
-			MaxIdle:      min(c.maxIdleConns, c.maxOpenConns),
-			MaxIdleTime:  c.connMaxIdleTime,
-			FailureLimit: c.failureLimit,
-			RetryAfter:   c.retryTimeout,
-			TLS:          c.tls,
-			User:         c.user,
-			Password:     c.password,
-			Infof:        infof,
-			Warnf:        warnf,
-		}),
-		infof: infof,
-		warnf: warnf,
+	s := &session{cfg: c, infof: infof, warnf: warnf}
+	config := pool.Config{
+		Servers:      c.servers,
+		Ketama:       c.distribution == Ketama,
+		DialTimeout:  c.dialTimeout,
+		WriteTimeout: c.writeTimeout,
+		ReadTimeout:  c.readTimeout,
+		MaxOpen:      c.maxOpenConns,
+		MaxIdle:      min(c.maxIdleConns, c.maxOpenConns),
+		MaxIdleTime:  c.connMaxIdleTime,
+		FailureLimit: c.failureLimit,
+		RetryAfter:   c.retryTimeout,
+		TLS:          c.tls,
+		User:         c.user,
+		Password:     c.password,
+		Infof:        infof,
+		Warnf:        warnf,
+	}
+	if c.discovery != "" {
+		config.Servers = nil
+		config.Await = s.awaitServers
+	}
+	s.pool = pool.New(config)
+	if c.discovery != "" {
+		s.watcher = s.newWatcher()
 	}
 	s.follow(s.pool.List())
 	return s
 }
 
 func (s *session) close() {
+	if s.watcher != nil {
+		s.watcher.Close()
+	}
 	s.changing.Lock()
 	defer s.changing.Unlock()
 	all := slices.Concat(s.nodes.Load().all, s.left)

@@ -24,7 +24,7 @@ const NoExpiry time.Duration = -1
 // [WithTTLQuery], and on a server or proxy without the meta protocol (memcached
 // before 1.6.10, twemproxy).
 func (db *MemcachedDB) TTL(ctx context.Context, key string) (time.Duration, error) {
-	s, err := db.use("ttl", key)
+	s, err := db.use(ctx, "ttl", key)
 	if err != nil {
 		return 0, err
 	}
@@ -56,7 +56,7 @@ func (db *MemcachedDB) TTL(ctx context.Context, key string) (time.Duration, erro
 // [kv.ErrNotFound] itself. An Expire that was cut off by ctx or by a failure may or
 // may not have happened.
 func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration) error {
-	s, err := db.use("expire", key)
+	s, err := db.use(ctx, "expire", key)
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,9 @@ type Config struct {
 	Servers []Entry
 	Ketama  bool // spread as libmemcached's KETAMA_WEIGHTED, not as gomemcache
 
+	// Await waits until SetServers has named the first ones, where Servers are none.
+	Await func(context.Context) error
+
 	DialTimeout  time.Duration // name look-up, connect, TLS, authentication, meta?
 	WriteTimeout time.Duration
 	ReadTimeout  time.Duration

@@ -68,16 +68,34 @@ func (p *Pool) server(address string) *Server {
 type selector Pool
 
 func (ss *selector) PickServer(key string) (net.Addr, error) {
-	l := (*Pool)(ss).list.Load()
+	l, err := (*Pool)(ss).await()
+	if err != nil {
+		return nil, err
+	}
 	return l.Servers[l.Pick(key)], nil
 }
 
 // Each calls f for every server once.
 func (ss *selector) Each(f func(net.Addr) error) error {
-	for _, s := range (*Pool)(ss).Servers() {
+	l, err := (*Pool)(ss).await()
+	if err != nil {
+		return err
+	}
+	for _, s := range l.Servers {
 		if err := f(s); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// await returns the list, as soon as there are servers in it.
+func (p *Pool) await() (*List, error) {
+	if l := p.list.Load(); len(l.Servers) > 0 {
+		return l, nil
+	}
+	if err := p.cfg.Await(p.closing); err != nil {
+		return nil, err
+	}
+	return p.list.Load(), nil
 }
