@@ -16,7 +16,7 @@ var longAgo = time.Unix(1, 0)
 // Lane is what one call holds while it runs. Because no other call uses it, its
 // context is known to all that happens on it.
 type Lane struct {
-	list   *List // that it was made for
+	list   *List // that has it while it is idle
 	client *memcache.Client
 	at     *Server // that client's requests go to
 
@@ -33,9 +33,16 @@ type Lane struct {
 	pipes map[*Server]*Conn // those of Conn
 }
 
-func newLane(list *List) *Lane {
-	l := &Lane{list: list, done: make(chan struct{}, 1), pipes: make(map[*Server]*Conn)}
+func newLane() *Lane {
+	l := &Lane{done: make(chan struct{}, 1)}
 	l.abortFn = l.abort
+	return l
+}
+
+func (list *List) newLane() *Lane {
+	l := newLane()
+	l.list = list
+	l.pipes = make(map[*Server]*Conn)
 	l.client = memcache.NewFromSelector((*onlyServer)(l))
 	l.client.MaxIdleConns = 1
 	l.client.DialContext = func(context.Context, string, string) (net.Conn, error) {

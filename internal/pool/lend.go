@@ -34,13 +34,13 @@ func (p *Pool) Lend(ctx context.Context, fn func(*memcache.Client) error) error 
 // again, as nobody knows who still has the client.
 type loan struct {
 	*Lane
-	client *memcache.Client
 	cancel context.CancelCauseFunc // of the lane's context
 	over   atomic.Bool
 }
 
 func newLoan(p *Pool) *loan {
-	l := &loan{Lane: newLane(p.list.Load()), client: memcache.NewFromSelector((*selector)(p))}
+	l := &loan{Lane: newLane()}
+	l.client = memcache.NewFromSelector((*selector)(p))
 	l.client.MaxIdleConns = 1
 	l.client.DialContext = func(_ context.Context, _, address string) (net.Conn, error) {
 		if l.over.Load() {

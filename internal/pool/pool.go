@@ -102,7 +102,7 @@ func (p *Pool) take(ctx context.Context) (*Lane, error) {
 	list := p.list.Load()
 	l, ok := list.lanes.Get().(*Lane)
 	if !ok {
-		l = newLane(list)
+		l = list.newLane()
 	}
 	l.ctx = ctx
 	return l, nil
