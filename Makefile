@@ -10,7 +10,7 @@ SCRIPTS     := "$(CURDIR)/scripts"
 # Runs a command in every module: $(call each,TITLE,COMMAND)
 each = set -e; for module in $(MODULES); do echo "== $(1) ($$module)"; (cd "$$module" && $(2)); done
 
-.PHONY: help demo test integration check vulncheck bench soak fuzz ketama-table
+.PHONY: help demo test integration check vulncheck bench moved soak fuzz ketama-table
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ vulncheck: ## known vulnerabilities in what is used (asks vuln.go.dev)
 
 bench: ## benchmarks beside other clients: docs/benchmarks.md, 8 minutes
 	@cd bench && sh setup.sh && sh $(SCRIPTS)/test-env.sh go run . -write ../docs
+
+moved: ## draw docs/moved.svg
+	@cd bench && go run . -moved ../docs
 
 soak: ## the soak tests, for MEMCACHED_SOAK each (10m)
 	@export MEMCACHED_SOAK="$${MEMCACHED_SOAK:-10m}"; $(call each,soak,sh $(SCRIPTS)/test-env.sh go test -race -count=1 -v -run Soak -timeout 60m ./...)

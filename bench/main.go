@@ -3,9 +3,11 @@
 // figures hold:
 //
 //	go run . [-quick] [-check] [-write DIRECTORY]
+//	go run . -moved DIRECTORY
 //
 // "make bench" runs it; setup.sh installs the servers where they are missing. CPU
-// is told on Linux alone.
+// is told on Linux alone. "make moved" draws the picture of docs/servers.md, for
+// which nothing is measured.
 package main
 
 import (
@@ -48,7 +50,14 @@ func main() {
 	short := flag.Bool("quick", false, "only what the figures need, and less often: a minute and a half")
 	check := flag.Bool("check", false, "exit with 1 if a figure does not hold")
 	dir := flag.String("write", "", "write benchmarks.md and the pictures to this `directory`, and the README beside it, as well")
+	moved := flag.String("moved", "", "only draw moved.svg, into this `directory`")
 	flag.Parse()
+	if *moved != "" {
+		if err := drawMoved(*moved); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	p := full
 	if *short {
 		p = quick

@@ -17,15 +17,30 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// colors of the clients, told apart also by those who do not see all of them
-// (Okabe and Ito's).
-var colors = map[string]color.Color{
-	ours.name:       color.RGBA{R: 0xd5, G: 0x5e, A: 0xff},
-	loop.name:       color.RGBA{A: 0xff},
-	gomemcache.name: color.RGBA{G: 0x72, B: 0xb2, A: 0xff},
-	fork.name:       color.RGBA{R: 0xcc, G: 0x79, B: 0xa7, A: 0xff},
-	redis.name:      color.RGBA{G: 0x9e, B: 0x73, A: 0xff},
-	hand.name:       color.RGBA{R: 0x80, G: 0x80, B: 0x80, A: 0xff},
+// Colors that those too tell apart who do not see all of them (Okabe and Ito's).
+var (
+	vermillion = color.RGBA{R: 0xd5, G: 0x5e, A: 0xff}
+	blue       = color.RGBA{G: 0x72, B: 0xb2, A: 0xff}
+	purple     = color.RGBA{R: 0xcc, G: 0x79, B: 0xa7, A: 0xff}
+	green      = color.RGBA{G: 0x9e, B: 0x73, A: 0xff}
+	grey       = color.RGBA{R: 0x80, G: 0x80, B: 0x80, A: 0xff}
+)
+
+// styles of the lines, by name.
+var styles = map[string]struct {
+	color  color.Color
+	width  float64
+	dashed bool
+}{
+	ours.name:       {vermillion, 2.5, false},
+	loop.name:       {color.Black, 1, false},
+	gomemcache.name: {blue, 1, false},
+	fork.name:       {purple, 1, false},
+	redis.name:      {green, 1, false},
+	hand.name:       {grey, 1, true},
+	byKetama:        {vermillion, 2.5, false},
+	byModulo:        {blue, 1, false},
+	fair:            {grey, 1, true},
 }
 
 // draw makes the pictures.
@@ -63,7 +78,7 @@ func (r *results) againstCallers(title string, value metric) *plot.Plot {
 			m := r.works[work{opGet, 0, callers, near}]
 			points = append(points, plotter.XY{X: float64(callers), Y: m.of(c, value).median})
 		}
-		addLine(p, c, points)
+		addLine(p, c.name, points)
 	}
 	return p
 }
@@ -81,7 +96,7 @@ func (r *results) againstKeys(o op) *plot.Plot {
 			m := r.works[work{o, keys, 1, near}]
 			points = append(points, plotter.XY{X: float64(keys), Y: m.of(c, perCall).median})
 		}
-		addLine(p, c, points)
+		addLine(p, c.name, points)
 	}
 	return p
 }
@@ -93,19 +108,19 @@ func (r *results) whileFrozen(f freeze, title string, label func(float64) string
 	p.X.Min, p.X.Max = 0, float64(f.before+f.frozen+f.after)
 	p.Y.Min, p.Y.Max = low, high
 	from, to := float64(f.before), float64(f.before+f.frozen)
-	grey, err := plotter.NewPolygon(plotter.XYs{{X: from, Y: low}, {X: to, Y: low}, {X: to, Y: high}, {X: from, Y: high}})
+	band, err := plotter.NewPolygon(plotter.XYs{{X: from, Y: low}, {X: to, Y: low}, {X: to, Y: high}, {X: from, Y: high}})
 	if err != nil {
 		panic(err) // of four points
 	}
-	grey.Color, grey.LineStyle.Width = color.Gray{Y: 0xe4}, 0
-	p.Add(grey)
-	p.Legend.Add("frozen", grey)
+	band.Color, band.LineStyle.Width = color.Gray{Y: 0xe4}, 0
+	p.Add(band)
+	p.Legend.Add("frozen", band)
 	for _, c := range stormClients {
 		var points plotter.XYs
 		for i, t := range r.frozen[c.name] {
 			points = append(points, plotter.XY{X: float64(i) + 0.5, Y: max(value(t), low)})
 		}
-		addLine(p, c, points)
+		addLine(p, c.name, points)
 	}
 	return p
 }
@@ -123,7 +138,7 @@ func newPlot(title, x string, label func(float64) string) *plot.Plot {
 }
 
 // addLine draws what there is of points.
-func addLine(p *plot.Plot, c contestant, points plotter.XYs) {
+func addLine(p *plot.Plot, name string, points plotter.XYs) {
 	points = slices.DeleteFunc(points, func(point plotter.XY) bool { return math.IsNaN(point.Y) })
 	if len(points) == 0 {
 		return
@@ -132,18 +147,16 @@ func addLine(p *plot.Plot, c contestant, points plotter.XYs) {
 	if err != nil {
 		panic(err) // of numbers
 	}
-	line.Color, marks.Color = colors[c.name], colors[c.name]
-	line.Width = vg.Points(1)
-	if c.name == ours.name {
-		line.Width = vg.Points(2.5)
-	}
-	if c.name == hand.name {
+	style := styles[name]
+	line.Color, marks.Color = style.color, style.color
+	line.Width = vg.Points(style.width)
+	if style.dashed {
 		line.Dashes = []vg.Length{vg.Points(4), vg.Points(3)}
 	}
 	marks.Shape = draw.CircleGlyph{}
 	marks.Radius = vg.Points(2)
 	p.Add(line, marks)
-	p.Legend.Add(c.name, line, marks)
+	p.Legend.Add(name, line, marks)
 }
 
 // save writes plots as a picture, on white, so that it can be read on a dark page
