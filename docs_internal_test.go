@@ -285,7 +285,8 @@ func TestImports(t *testing.T) {
 		"internal/link":          {module + "internal/pipeline", module + "internal/pool", module + "internal/protocol"},
 		"internal/remover":       {module + "internal/pipeline"},
 		"internal/discovery":     {module + "internal/protocol"},
-		"internal/pool":          {gomemcache, module + "internal/protocol"},
+		"internal/pool":          {gomemcache, module + "internal/ketama", module + "internal/protocol"},
+		"internal/ketama":        nil,
 		"internal/protocol":      nil,
 		"internal/memcachedtest": {"go.uber.org/goleak"},
 		"internal/drivertest": {
