@@ -30,8 +30,10 @@
 //	[memcached://[user:password@]]server{,server}[?name=value{&name=value}]
 //
 // A server is host, host:port, [IPv6], [IPv6]:port, or the path of a Unix socket,
-// /path or unix:///path. The port is 11211 if it is not given. Spaces around
-// commas do not matter, and a server that is listed twice gets twice the keys.
+// /path or unix:///path. The port is 11211 if it is not given. After a port or a path
+// may come a weight, host:port:weight, which is 1 if it is not given: a server with
+// weight 2, or one that is listed twice, gets about twice the keys. Spaces around
+// commas do not matter.
 // User and password are percent-encoded, and come once, before all servers. A path
 // is written as it is, without @, :, %, comma, ? and control characters. Every option
 // that a string can express has a parameter, which its documentation names; an
@@ -42,7 +44,13 @@
 //
 // The key decides on the server, in the same way as in gomemcache's ServerList:
 // programs that list the same servers in the same order share their data, with
-// this driver or without it.
+// this driver or without it. With [WithDistribution] it decides in libmemcached's way,
+// where few keys move when a server is added. [MemcachedDB.SetServers] replaces the
+// servers while calls run, and with [WithDiscovery] the DSN names where to ask for them:
+//
+//	mc1,mc2,mc3:11212:2?distribution=ketama
+//	mycluster.abc123.cfg.use1.cache.amazonaws.com:11211?discovery=elasticache
+//	_memcached._tcp.memcached.default.svc.cluster.local?discovery=srv
 //
 // # Keys, values and times to live
 //
