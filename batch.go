@@ -208,8 +208,12 @@ func (db *MemcachedDB) exists(ctx context.Context, key string) (n int64, err err
 
 // batch groups keys by their servers and runs fn for each group.
 func (db *MemcachedDB) batch(ctx context.Context, op string, keys []string, fn func(*pool.Conn, *group)) error {
+	if len(keys) == 0 {
+		_, err := db.opened(op)
+		return err
+	}
 	s, err := db.use(ctx, op, keys...)
-	if err != nil || len(keys) == 0 {
+	if err != nil {
 		return err
 	}
 	return s.each(ctx, op, s.split(keys), fn)

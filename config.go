@@ -11,6 +11,7 @@ import (
 
 	"github.com/xraph/grove/kv"
 	"github.com/xraph/grove/kv/driver"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/ketama"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
 )
 
@@ -74,6 +75,9 @@ func defaultConfig() config {
 
 // setServers reads the servers of a DSN, for what the config says of them.
 func (c *config) setServers(list string) (err error) {
+	if c.distribution == Ketama && !ketama.Usable() {
+		return fmt.Errorf("%w: WithDistribution: ketama needs MD5, which GODEBUG=fips140=only forbids", ErrInvalidOption)
+	}
 	if c.discovery == SRV {
 		if c.srvName = strings.TrimSpace(list); c.srvName == "" || !isName(c.srvName) {
 			return invalidDSN("with discovery=srv it names one SRV record, without a port, as in _memcached._tcp.example.com")

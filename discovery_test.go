@@ -140,7 +140,7 @@ func TestADiscoveryThatFails(t *testing.T) {
 	}{
 		"a plain memcached":   {nil, "is it a configuration endpoint?"},
 		"it hangs up":         {memcachedtest.Script{"config": memcachedtest.HangUp}, "closed"},
-		"it hangs":            {memcachedtest.Script{"config": memcachedtest.Hang}, "no answer within 600ms"},
+		"it hangs":            {memcachedtest.Script{"config": memcachedtest.Hang}, "read timeout of 300ms"},
 		"no servers":          {memcachedtest.Script{"config": memcachedtest.Say("CONFIG cluster 0 3\r\n1\n\n\r\nEND\r\n")}, "no servers"},
 		"an error":            {memcachedtest.Script{"config": memcachedtest.Say("SERVER_ERROR busy\r\n")}, "busy"},
 		"a flood":             {memcachedtest.Script{"config": memcachedtest.Flood("CONFIG cluster 0 3\r\n")}, "unexpected reply"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -85,17 +86,24 @@ func (db *MemcachedDB) Close() error {
 // use checks the keys of a call and returns the session of an open driver that knows
 // its servers.
 func (db *MemcachedDB) use(ctx context.Context, op string, keys ...string) (*session, error) {
+	s, err := db.opened(op, keys...)
+	if err != nil || s.watcher == nil {
+		return s, err
+	}
+	if err := s.awaitServers(ctx); err != nil {
+		return nil, &OpError{Op: op, Keys: slices.Clone(keys), Err: err} // or the keys of every call would be on the heap
+	}
+	return s, nil
+}
+
+// opened is use for a call that may need no server.
+func (db *MemcachedDB) opened(op string, keys ...string) (*session, error) {
 	if err := checkKeys(op, keys...); err != nil {
 		return nil, err
 	}
 	s := db.session.Load()
 	if s == nil {
 		return nil, &OpError{Op: op, Err: ErrNotOpen}
-	}
-	if s.watcher != nil {
-		if err := s.awaitServers(ctx); err != nil {
-			return nil, &OpError{Op: op, Keys: keys, Err: err}
-		}
 	}
 	return s, nil
 }

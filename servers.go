@@ -45,8 +45,8 @@ func (s *session) newNode(server *pool.Server) *node {
 	}
 }
 
-// SetServers replaces the servers, which are written as in a DSN, without parameters and
-// credentials. It dials nothing.
+// SetServers replaces the servers, which are written as in a DSN, without memcached://,
+// credentials and parameters: those of Open stay. It dials nothing.
 //
 // Servers that stay keep their connections, health and counters. A server that leaves
 // loses its idle connections at once, and those in use when their calls end. No call
@@ -75,8 +75,8 @@ func (s *session) setServers(servers string) error {
 	if s.watcher != nil {
 		return fmt.Errorf("%w: the servers are those that WithDiscovery finds", kv.ErrNotSupported)
 	}
-	if strings.ContainsAny(servers, "?@") {
-		return invalidDSN("SetServers takes the servers alone, without parameters and credentials; those of Open stay")
+	if strings.ContainsAny(servers, "?@") || strings.HasPrefix(strings.ToLower(strings.TrimSpace(servers)), "memcached://") {
+		return invalidDSN("SetServers takes the servers alone, without memcached://, parameters and credentials; those of Open stay")
 	}
 	entries, err := parseServers(servers)
 	if err == nil {
@@ -92,19 +92,25 @@ func (s *session) replaceServers(entries []pool.Entry) error {
 	s.changing.Lock()
 	defer s.changing.Unlock()
 	list := s.pool.SetServers(entries)
-	if list == nil {
+	switch list {
+	case nil:
 		return ErrNotOpen
+	case s.nodes.Load().list:
+		return nil
 	}
 	came, left := s.follow(list)
-	if len(came)+len(left) > 0 {
-		s.infof("memcacheddriver: %d servers from now on; came: %s; left: %s", len(list.Servers), orNone(came), orNone(left))
-	}
+	s.infof("memcacheddriver: %d servers from now on; came: %s; left: %s", len(list.Servers), someOf(came), someOf(left))
 	return nil
 }
 
-func orNone(names []string) string {
-	if len(names) == 0 {
+// someOf names the first of servers.
+func someOf(names []string) string {
+	const shown = 10
+	switch {
+	case len(names) == 0:
 		return "none"
+	case len(names) > shown:
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:shown], ", "), len(names)-shown)
 	}
 	return strings.Join(names, ", ")
 }
@@ -113,26 +119,34 @@ func orNone(names []string) string {
 // changing.
 func (s *session) follow(list *pool.List) (came, left []string) {
 	old := s.nodes.Load()
-	if old == nil {
-		old = &nodes{list: &pool.List{}}
-	}
 	ns := &nodes{list: list}
 	for _, server := range list.Servers {
-		if i := slices.Index(old.list.Servers, server); i >= 0 {
-			ns.all = append(ns.all, old.all[i])
-			continue
+		n := s.known[server]
+		if n == nil {
+			n = s.newNode(server)
+			s.known[server] = n
 		}
-		ns.all = append(ns.all, s.newNode(server))
-		came = append(came, server.Address)
+		ns.all = append(ns.all, n)
 	}
 	s.nodes.Store(ns)
-	s.left = slices.DeleteFunc(s.left, func(n *node) bool { return n.server.Unused() })
-	for _, n := range old.all {
-		if !slices.Contains(ns.all, n) {
-			n.remover.Stop()
-			s.left = append(s.left, n)
-			left = append(left, n.server.Address)
+	for server, n := range s.known {
+		if !s.pool.Knows(server) {
+			n.remover.Stop() // it has nothing left to remove
+			delete(s.known, server)
 		}
 	}
-	return came, left
+	if old == nil {
+		return nil, nil
+	}
+	return notIn(old.all, ns.all), notIn(ns.all, old.all)
+}
+
+// notIn returns the addresses of those of nodes that are not in list.
+func notIn(list, nodes []*node) (addresses []string) {
+	for _, n := range nodes {
+		if !slices.Contains(list, n) {
+			addresses = append(addresses, n.server.Address)
+		}
+	}
+	return addresses
 }

@@ -2,7 +2,6 @@ package memcacheddriver
 
 import (
 	"context"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,10 +27,11 @@ type session struct {
 	pool  *pool.Pool
 	nodes atomic.Pointer[nodes]
 
-	watcher *discovery.Watcher // nil where the servers are the DSN's
+	watcher  *discovery.Watcher // nil where the servers are the DSN's
+	endpoint string             // that it asks
 
-	changing sync.Mutex // one change of nodes at a time
-	left     []*node    // may still serve calls, though they are not in nodes any more
+	changing sync.Mutex             // one change of nodes at a time
+	known    map[*pool.Server]*node // those in nodes, and those that left not long ago
 
 	infof, warnf func(format string, args ...any)
 
@@ -44,7 +44,7 @@ func newSession(c config) *session {
 		q := &logQueue{warnf: c.logger.Warnf}
 		infof, warnf = q.lineUp(c.logger.Infof), q.lineUp(c.logger.Warnf)
 	}
-	s := &session{cfg: c, infof: infof, warnf: warnf}
+	s := &session{cfg: c, infof: infof, warnf: warnf, known: make(map[*pool.Server]*node)}
 	config := pool.Config{
 		Servers:      c.servers,
 		Ketama:       c.distribution == Ketama,
@@ -80,12 +80,11 @@ func (s *session) close() {
 	}
 	s.changing.Lock()
 	defer s.changing.Unlock()
-	all := slices.Concat(s.nodes.Load().all, s.left)
-	for _, n := range all {
+	for _, n := range s.known {
 		n.remover.Stop()
 	}
 	s.pool.Close()
-	for _, n := range all {
+	for _, n := range s.known {
 		n.links.Close()
 		n.remover.Wait()
 	}

@@ -24,12 +24,15 @@ const NoExpiry time.Duration = -1
 // [WithTTLQuery], and on a server or proxy without the meta protocol (memcached
 // before 1.6.10, twemproxy).
 func (db *MemcachedDB) TTL(ctx context.Context, key string) (time.Duration, error) {
-	s, err := db.use(ctx, "ttl", key)
+	s, err := db.opened("ttl", key)
+	if err == nil && !s.cfg.ttlQuery {
+		err = &OpError{Op: "ttl", Keys: []string{key}, Err: fmt.Errorf("%w: open the driver with WithTTLQuery", kv.ErrNotSupported)}
+	}
+	if err == nil {
+		s, err = db.use(ctx, "ttl", key)
+	}
 	if err != nil {
 		return 0, err
-	}
-	if !s.cfg.ttlQuery {
-		return 0, &OpError{Op: "ttl", Keys: []string{key}, Err: fmt.Errorf("%w: open the driver with WithTTLQuery", kv.ErrNotSupported)}
 	}
 	var left int64
 	err = s.viaConn(ctx, "ttl", s.pick(key), key, func(c *pool.Conn) error {

@@ -22,6 +22,9 @@ const (
 	// maxHost is the longest host name (RFC 1035).
 	maxHost = 253
 
+	// maxErrorLine is longer than any error line.
+	maxErrorLine = 250
+
 	// clusterKey is where an engine before 1.4.14 keeps the list, as a value.
 	clusterKey = "AmazonElastiCache:cluster"
 )
@@ -82,7 +85,7 @@ func Cluster(rw io.ReadWriter) (Answer, error) {
 		case answer.Version == NoVersion:
 			version, err := strconv.ParseUint(line, 10, 63)
 			if err != nil {
-				return Answer{}, fmt.Errorf("version %.80q is no number: %w", line, protocol.ErrUnexpected)
+				return Answer{}, fmt.Errorf("the version is no number: %w", protocol.ErrUnexpected)
 			}
 			answer.Version = int64(version)
 		case answer.Servers == nil:
@@ -90,40 +93,39 @@ func Cluster(rw io.ReadWriter) (Answer, error) {
 				return Answer{}, err
 			}
 		default:
-			return Answer{}, fmt.Errorf("%.80q after the line of nodes: %w", line, protocol.ErrUnexpected)
+			return Answer{}, fmt.Errorf("something comes after the line of nodes: %w", protocol.ErrUnexpected)
 		}
 	}
 }
 
-// noCluster says what a first line means that begins no list.
+// noCluster says what a first line means that begins no list. It quotes nothing but an
+// error line: the rest may be a value.
 func noCluster(line string) error {
-	var reply *protocol.ReplyError
-	switch err := protocol.LineError([]byte(line)); {
+	switch {
 	case line == "END", line == "ERROR":
 		return errors.New("the server knows of no cluster (is it a configuration endpoint? plain servers are used without discovery)")
-	case errors.As(err, &reply):
-		reply.Line = reply.Line[:min(len(reply.Line), 200)]
-		return err
-	default:
-		return fmt.Errorf("%.80q: %w", line, err)
+	case len(line) > maxErrorLine:
+		return protocol.ErrUnexpected
 	}
+	return protocol.LineError([]byte(line))
 }
 
 // parseNodes parses host|ip|port, separated by spaces.
 func parseNodes(line string) (servers []string, err error) {
 	known := make(map[string]bool)
-	for node := range strings.FieldsSeq(line) {
+	for i, node := range strings.Fields(line) {
 		server, ok := parseNode(node)
 		if !ok {
-			return nil, fmt.Errorf("node %.80q is not host|ip|port: %w", node, protocol.ErrUnexpected)
+			return nil, fmt.Errorf("node %d is not host|ip|port: %w", i+1, protocol.ErrUnexpected)
 		}
-		if known[server] {
+		name := strings.ToLower(server)
+		if known[name] {
 			continue
 		}
 		if len(servers) == maxNodes {
 			return nil, fmt.Errorf("more than %d nodes: %w", maxNodes, protocol.ErrUnexpected)
 		}
-		known[server] = true
+		known[name] = true
 		servers = append(servers, server)
 	}
 	return servers, nil

@@ -17,7 +17,7 @@ import (
 // say which server a client should rather use, and a key has but one.
 func SRV(ctx context.Context, resolver *net.Resolver, name string) (Answer, error) {
 	// It returns an error beside the good records where one is malformed.
-	_, records, err := resolver.LookupSRV(ctx, "", "", name)
+	_, records, err := cancellable(resolver).LookupSRV(ctx, "", "", name)
 	var lookup *net.DNSError
 	switch {
 	case errors.As(err, &lookup) && lookup.IsNotFound:
@@ -28,8 +28,8 @@ func SRV(ctx context.Context, resolver *net.Resolver, name string) (Answer, erro
 		return Answer{}, errors.New("the name has no SRV records")
 	}
 	for _, record := range records {
-		record.Target = strings.TrimSuffix(record.Target, ".")
-		if record.Target == "" { // RFC 2782: there is decidedly no such service
+		record.Target = strings.ToLower(strings.TrimSuffix(record.Target, ".")) // or a server would be two
+		if record.Target == "" {                                                // RFC 2782: there is decidedly no such service
 			return Answer{}, errors.New(`the name has an SRV record with the target ".", which stands for no server`)
 		}
 		if record.Port == 0 {
@@ -45,4 +45,24 @@ func SRV(ctx context.Context, resolver *net.Resolver, name string) (Answer, erro
 	}
 	answer.Servers = slices.Compact(answer.Servers)
 	return answer, nil
+}
+
+// cancellable returns a resolver like r that ends a look-up with its context: by itself
+// it heeds the deadline alone while it waits for an answer.
+func cancellable(r *net.Resolver) *net.Resolver {
+	dial := r.Dial
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	return &net.Resolver{
+		PreferGo:     r.PreferGo,
+		StrictErrors: r.StrictErrors,
+		Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := dial(ctx, network, address)
+			if err == nil {
+				context.AfterFunc(ctx, func() { c.Close() }) // ctx ends with the exchange
+			}
+			return c, err
+		},
+	}
 }

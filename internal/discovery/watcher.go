@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,13 +18,14 @@ import (
 // look-up that failed, so that they do not all wait for an endpoint that is down.
 const retryAfter = time.Second
 
+// patience is how long a look-up has to say why it ended with its context.
+const patience = time.Second
+
 // Config says what a [Watcher] watches.
 type Config struct {
-	// Name is where the list comes from, for errors and the log.
-	Name string
-
-	// Lookup asks once. It ends when its context does, which it does after Timeout.
-	Lookup  func(context.Context) (Answer, error)
+	// Sources are where the list comes from. All are asked at the same time, and the
+	// first good answer counts.
+	Sources []Source
 	Timeout time.Duration
 
 	// Apply installs a list, which it must not change. An error refuses the list. It
@@ -34,6 +36,24 @@ type Config struct {
 	Interval time.Duration
 
 	Infof, Warnf func(format string, args ...any)
+}
+
+// Source is asked for the list.
+type Source struct {
+	Name string // for errors and the log
+
+	// Lookup asks once. Its context ends after the timeout, and with Close; nobody waits
+	// for it any longer.
+	Lookup func(context.Context) (Answer, error)
+}
+
+// Name names all sources.
+func (c *Config) Name() string {
+	var names []string
+	for _, s := range c.Sources {
+		names = append(names, s.Name)
+	}
+	return strings.Join(names, ",")
 }
 
 // Watcher keeps a list of servers as its source has it. It is safe for concurrent
@@ -197,7 +217,7 @@ func (w *Watcher) lookUp() error {
 		w.status.LastSuccess = time.Now()
 		w.status.Version = max(w.status.Version, answer.Version)
 		if before != none {
-			w.cfg.Infof("memcacheddriver: the discovery of servers by %s works again", w.cfg.Name)
+			w.cfg.Infof("memcacheddriver: the discovery of servers by %s works again", w.cfg.Name())
 		}
 		return nil
 	}
@@ -213,18 +233,58 @@ func (w *Watcher) lookUp() error {
 	return err
 }
 
-// ask asks within the timeout.
+// ask asks all sources within the timeout.
 func (w *Watcher) ask() (Answer, error) {
 	ctx, cancel := context.WithTimeout(w.closing, w.cfg.Timeout)
 	defer cancel()
-	answer, err := w.cfg.Lookup(ctx)
-	switch {
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return Answer{}, &timeoutError{w.cfg.Timeout, err}
-	case err == nil && len(answer.Servers) == 0:
-		return Answer{}, errors.New("the list is empty")
+	type result struct {
+		source int
+		answer Answer
+		err    error
 	}
-	return answer, err
+	results := make(chan result, len(w.cfg.Sources))
+	for i, s := range w.cfg.Sources {
+		go func() { // which a callback of the user's TLS may hold up, or end
+			r := result{source: i, err: errors.New("the look-up ended its goroutine")}
+			defer func() { results <- r }()
+			r.answer, r.err = s.Lookup(ctx)
+		}()
+	}
+	deaf := time.NewTimer(w.cfg.Timeout + patience)
+	defer deaf.Stop()
+	errs := make([]error, len(w.cfg.Sources))
+	for range w.cfg.Sources {
+		var r result
+		select {
+		case r = <-results:
+		case <-w.closing.Done():
+			return Answer{}, ErrClosed
+		case <-deaf.C:
+			return Answer{}, w.timedOut(context.DeadlineExceeded)
+		}
+		switch {
+		case r.err == nil && len(r.answer.Servers) > 0:
+			return r.answer, nil
+		case r.err == nil:
+			r.err = errors.New("the list is empty")
+		case errors.Is(r.err, context.DeadlineExceeded), errors.Is(r.err, context.Canceled):
+			r.err = w.timedOut(r.err)
+		}
+		errs[r.source] = r.err
+	}
+	return Answer{}, w.oneOf(errs)
+}
+
+// oneOf makes one error, in one line, of those of the sources.
+func (w *Watcher) oneOf(errs []error) error {
+	if len(errs) == 1 {
+		return errs[0]
+	}
+	var named []any
+	for i, err := range errs {
+		named = append(named, fmt.Errorf("%s: %w", w.cfg.Sources[i].Name, err))
+	}
+	return fmt.Errorf(strings.Repeat("; %w", len(named))[2:], named...)
 }
 
 // take applies an answer if it is newer than the list in use.
@@ -252,7 +312,7 @@ func (w *Watcher) take(answer Answer) (trouble, error) {
 }
 
 func (w *Watcher) error(err error) error {
-	return fmt.Errorf("discovery of servers by %s: %w", w.cfg.Name, err)
+	return fmt.Errorf("discovery of servers by %s: %w", w.cfg.Name(), err)
 }
 
 // timeoutError is a look-up that took too long. Its chain has no context's end, which
@@ -261,6 +321,8 @@ type timeoutError struct {
 	after time.Duration
 	err   error
 }
+
+func (w *Watcher) timedOut(err error) error { return &timeoutError{w.cfg.Timeout, err} }
 
 func (e *timeoutError) Error() string { return fmt.Sprintf("no answer within %v: %v", e.after, e.err) }
 

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -101,7 +102,7 @@ func (s *source) config() discovery.Config {
 		}
 	}
 	return discovery.Config{
-		Name: "cfg.test:11211", Lookup: s.lookup, Apply: s.apply, Interval: interval, Timeout: timeout,
+		Sources: []discovery.Source{{Name: "cfg.test:11211", Lookup: s.lookup}}, Apply: s.apply, Interval: interval, Timeout: timeout,
 		Infof: logTo(&s.infos), Warnf: logTo(&s.warns),
 	}
 }
@@ -414,14 +415,14 @@ func (s *source) closes(t *testing.T, w *discovery.Watcher) {
 	require.NoError(t, w.Status().LastError)
 }
 
-// A look-up that does not heed its context holds up Close, but nobody who waits; and
-// what it brings then is not applied.
+// A look-up that does not heed its context holds up nobody, and what it brings then is
+// not applied.
 func TestWatcherClosesOverADeafLookup(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := &source{}
 		config := s.config()
-		config.Lookup = func(context.Context) (discovery.Answer, error) {
+		config.Sources[0].Lookup = func(context.Context) (discovery.Answer, error) {
 			time.Sleep(time.Minute)
 			return discovery.Answer{Servers: []string{"a:1"}, Version: 1}, nil
 		}
@@ -430,12 +431,61 @@ func TestWatcherClosesOverADeafLookup(t *testing.T) {
 		waiter := make(chan error)
 		go func() { waiter <- w.Wait(t.Context()) }()
 		synctest.Wait()
-		go w.Close()
+		w.Close()
 		require.Equal(t, discovery.ErrClosed, <-waiter)
 		require.Zero(t, time.Since(start))
-		w.Close()
-		require.Equal(t, time.Minute, time.Since(start))
+		time.Sleep(time.Minute)
 		require.Empty(t, s.list())
+	})
+}
+
+// Nor does one that ends its goroutine.
+func TestWatcherOutlivesALookup(t *testing.T) {
+	watch(t, func(t *testing.T, _ *discovery.Watcher, s *source) {
+		config := s.config()
+		ends := true
+		config.Sources[0].Lookup = func(ctx context.Context) (discovery.Answer, error) {
+			if ends {
+				runtime.Goexit()
+			}
+			return s.lookup(ctx)
+		}
+		w := discovery.New(config)
+		defer w.Close()
+		require.ErrorContains(t, w.Wait(t.Context()), "cfg.test:11211: the look-up ended its goroutine")
+		ends = false
+		time.Sleep(time.Minute)
+		require.NoError(t, w.Wait(t.Context()))
+	})
+}
+
+// Of several sources the first good answer counts, whatever the others do; and what all
+// of them say is told where there is none.
+func TestWatcherAsksAllSources(t *testing.T) {
+	watch(t, func(t *testing.T, _ *discovery.Watcher, s *source) {
+		errRefused := errors.New("refused")
+		config := s.config()
+		config.Sources = []discovery.Source{
+			{Name: "hangs", Lookup: func(ctx context.Context) (discovery.Answer, error) {
+				<-ctx.Done()
+				return discovery.Answer{}, ctx.Err()
+			}},
+			{Name: "refuses", Lookup: func(context.Context) (discovery.Answer, error) { return discovery.Answer{}, errRefused }},
+			{Name: "empty", Lookup: func(context.Context) (discovery.Answer, error) { return discovery.Answer{}, nil }},
+			{Name: "good", Lookup: s.lookup},
+		}
+		w := discovery.New(config)
+		start := time.Now()
+		require.NoError(t, w.Wait(t.Context()))
+		require.Equal(t, s.takes, time.Since(start))
+		w.Close()
+
+		config.Sources = config.Sources[1:3]
+		w = discovery.New(config)
+		defer w.Close()
+		err := w.Wait(t.Context())
+		require.ErrorIs(t, err, errRefused)
+		require.EqualError(t, err, "discovery of servers by refuses,empty: refuses: refused; empty: the list is empty")
 	})
 }
 
@@ -523,7 +573,7 @@ func TestWatcherOfRealSources(t *testing.T) {
 			t.Parallel()
 			s := &source{}
 			config := s.config()
-			config.Lookup, config.Interval, config.Timeout = test.lookup, 5*time.Millisecond, time.Minute
+			config.Sources[0].Lookup, config.Interval, config.Timeout = test.lookup, 5*time.Millisecond, time.Minute
 			w := discovery.New(config)
 			defer w.Close()
 			require.NoError(t, w.Wait(t.Context()))

@@ -17,7 +17,8 @@ import (
 )
 
 // StartTwemproxy starts a twemproxy in front of servers and returns its address.
-// It places keys as plain gomemcache does. Without the binary the test fails.
+// It places keys as plain gomemcache does with the servers in the order of their names,
+// as it sorts them. Without the binary the test fails.
 func StartTwemproxy(t testing.TB, servers []*memcachedtest.Server) string {
 	t.Helper()
 	var lines []string

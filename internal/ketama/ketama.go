@@ -26,6 +26,13 @@ type Ring struct {
 	points []uint64
 }
 
+// Usable reports whether there is MD5, which panics under GODEBUG=fips140=only.
+func Usable() (usable bool) {
+	defer func() { usable = recover() == nil }()
+	md5.Sum(nil)
+	return true
+}
+
 // New returns the ring of servers, which are distinct and at least one. One whose
 // weight is less than about a fortieth of the average gets no point, and no key.
 func New(servers []Server) *Ring {

@@ -14,6 +14,8 @@ import (
 // the password.
 var ErrAuth = errors.New("authentication refused")
 
+var errNoCredentials = fmt.Errorf("%w: the server asks for a user and a password; give them by WithCredentials", ErrAuth)
+
 // authenticate logs in by memcached's ASCII authentication: a set of any key,
 // whose value is user and password (protocol.txt, "Authentication"). A server
 // that asks for none would store that value for all to read, so it is asked

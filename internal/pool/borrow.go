@@ -261,7 +261,7 @@ func (s *Server) dialAgain() {
 
 // dialFor dials for w, or for who is first in line, until ctx ends.
 func (s *Server) dialFor(ctx context.Context, w *waiter) {
-	if sock, err := s.dial(ctx); err != nil {
+	if sock, err := s.dial(ctx, s.open); err != nil {
 		s.dialFailed(err, w)
 	} else {
 		s.dialled(sock, w)

@@ -16,14 +16,14 @@ import (
 // errAbandoned means that a dial was given up, as the server is known to be down.
 var errAbandoned = errors.New("the dial was given up")
 
-// dial opens a socket within the dial timeout. No caller's context ends it: the next
+// dial opens a socket, by open, within the dial timeout. No caller's context ends it: the next
 // caller finds the connection, and a server that does not answer has failed however
 // soon the callers gave up.
-func (s *Server) dial(ctx context.Context) (*socket, error) {
+func (s *Server) dial(ctx context.Context, open func(context.Context) (*socket, error)) (*socket, error) {
 	deadline := time.Now().Add(s.cfg.DialTimeout)
 	limited, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	sock, err := s.open(limited)
+	sock, err := open(limited)
 	switch {
 	case err == nil:
 		return sock, nil
@@ -112,7 +112,7 @@ func (s *Server) open(ctx context.Context) (*socket, error) {
 		sock.close()
 		switch {
 		case ctx.Err() != nil:
-			if !answers {
+			if !answers && ctx.Err() == context.DeadlineExceeded { // not given up
 				s.doNotAsk()
 			}
 			return nil, err
@@ -141,6 +141,12 @@ func (s *Server) connect(ctx context.Context) (*socket, error) {
 		return nil, err
 	}
 	sock := &socket{Conn: plain, plain: plain, server: s, peeker: newPeeker(plain), used: sinceStart()}
+	ready := false // stays so when a callback of the user's TLS calls runtime.Goexit
+	defer func() {
+		if !ready {
+			plain.Close()
+		}
+	}()
 	err = within(ctx, plain, func() error {
 		if s.cfg.TLS != nil {
 			if sock.Conn, err = s.handshake(ctx, plain); err != nil {
@@ -156,9 +162,9 @@ func (s *Server) connect(ctx context.Context) (*socket, error) {
 		return nil
 	})
 	if err != nil {
-		plain.Close()
 		return nil, err
 	}
+	ready = true
 	return sock, nil
 }
 

@@ -48,7 +48,7 @@ func askMeta(nc net.Conn) (bool, error) {
 		case !errors.As(err, &reply):
 			return false, err
 		case reply.Unauthenticated():
-			return false, fmt.Errorf("%w: the server asks for a user and a password; give them by WithCredentials", ErrAuth)
+			return false, errNoCredentials
 		case strings.HasPrefix(reply.Line, "ERROR "):
 			return false, err // "Too many open connections"
 		}

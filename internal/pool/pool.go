@@ -13,7 +13,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -58,7 +57,7 @@ type Pool struct {
 	list atomic.Pointer[List]
 
 	changing sync.Mutex // one change of the list at a time
-	left     []*Server  // may still serve calls, though they are not in the list any more
+	known    []*Server  // those in the list, and those that left it not long ago
 
 	closing context.Context // ends with Close
 	close   context.CancelFunc
@@ -70,12 +69,10 @@ type Pool struct {
 func New(cfg Config) *Pool {
 	p := &Pool{cfg: cfg}
 	p.closing, p.close = context.WithCancel(context.Background())
-	p.list.Store(newList(cfg.Servers, cfg.Ketama, p.newServer))
+	p.list.Store(newList(cfg.Servers, cfg.Ketama, p.meet))
 	p.native = p.newNative()
 	return p
 }
-
-func (p *Pool) newServer(a Addr) *Server { return newServer(a, &p.cfg, p.closing) }
 
 // Do runs fn with a lane of its own, on which ctx aborts every read, write and
 // dial. fn must not keep the lane. Do returns its error, or says that ctx
@@ -125,7 +122,7 @@ func (p *Pool) Close() {
 	p.close()
 	p.changing.Lock()
 	defer p.changing.Unlock()
-	for _, s := range slices.Concat(p.list.Load().Servers, p.left) {
+	for _, s := range p.known {
 		s.closeAll()
 	}
 }

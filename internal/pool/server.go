@@ -27,7 +27,7 @@ type Server struct {
 	askAgain    atomic.Int64 // Unix nanoseconds: until then it is not asked, as it did not
 
 	full    atomic.Bool // more wait for a socket than are dialled
-	retired atomic.Bool // it is in no list any more; written under mu
+	retired atomic.Bool // it is not in the list any more; written under mu
 
 	mu        sync.Mutex
 	idle      []*socket // used last in first out: the oldest is idle[0]
@@ -39,6 +39,7 @@ type Server struct {
 	endDials  context.CancelFunc // of all that are under way
 	sweep     *time.Timer        // closes sockets that were idle for too long; nil until needed
 	closed    bool
+	left      time.Duration // when it was retired
 
 	heard   time.Duration // when a byte last came on a socket that is closed
 	silence silence
@@ -67,16 +68,36 @@ func (s *Server) renewDials() {
 // retire makes the server keep no socket but those in use.
 func (s *Server) retire() {
 	s.mu.Lock()
-	s.retired.Store(true)
+	if !s.retired.Swap(true) {
+		s.left = sinceStart()
+	}
+	if s.sweep != nil {
+		s.sweep.Stop()
+		s.sweep = nil
+	}
+	if s.waiters.Len() == 0 && s.replacing == 0 { // what is dialled is for nobody
+		s.endDials()
+		s.renewDials()
+	}
 	s.mu.Unlock()
 	s.closeIdleSince(sinceStart())
 }
 
-// Unused reports whether a server that has left serves nobody any more.
-func (s *Server) Unused() bool {
+// enlist is for a server that is in the list. One that comes back is taken to be well.
+func (s *Server) enlist() {
+	s.mu.Lock()
+	back := s.retired.Swap(false)
+	s.mu.Unlock()
+	if back {
+		s.health.succeeded()
+	}
+}
+
+// forgettable reports whether the server has left so long ago that nobody uses it.
+func (s *Server) forgettable() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.taken() == 0 && s.waiters.Len() == 0
+	return s.retired.Load() && sinceStart()-s.left > forgetAfter && s.taken() == 0 && s.waiters.Len() == 0
 }
 
 // sweepIdle closes what has been idle for too long, and comes again when the
@@ -150,6 +171,9 @@ func (s *Server) goDown(cause error) {
 	s.renewDials()
 	s.mu.Unlock()
 	s.closeIdleSince(sinceStart())
+	if s.retired.Load() {
+		return // nobody misses it
+	}
 	s.cfg.Warnf("memcacheddriver: server %s is down after %d failures in a row: %v", s.Address, s.cfg.FailureLimit, cause)
 }
 

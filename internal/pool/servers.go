@@ -3,7 +3,13 @@ package pool
 import (
 	"net"
 	"slices"
+	"time"
 )
+
+// forgetAfter is for how long a server is known that has left: far longer than any call
+// takes from picking its server to the end, so that Close finds all that are in use, and
+// one that comes back is the same, with the same limit for its sockets.
+const forgetAfter = 10 * time.Minute
 
 // SetServers replaces the servers. Those that stay are the same ones, with their
 // sockets, health and counters; those that leave still serve the calls that have picked
@@ -18,22 +24,39 @@ func (p *Pool) SetServers(entries []Entry) *List {
 	if slices.Equal(old.entries, entries) {
 		return old
 	}
-	list := newList(entries, p.cfg.Ketama, func(a Addr) *Server {
-		if s := old.find(a.Address); s != nil {
-			return s
-		}
-		return p.newServer(a)
-	})
+	list := newList(entries, p.cfg.Ketama, p.meet)
+	for _, s := range list.Servers {
+		s.enlist()
+	}
 	p.list.Store(list)
-	p.left = slices.DeleteFunc(p.left, (*Server).Unused)
 	for _, s := range old.Servers {
 		if list.find(s.Address) == nil {
 			s.retire()
-			p.left = append(p.left, s)
 		}
 	}
+	p.known = slices.DeleteFunc(p.known, (*Server).forgettable)
 	p.native.Close() // its connections to who has left; it makes new ones
 	return list
+}
+
+// meet returns the server with that address, which is a new one where it is not known. It
+// needs changing.
+func (p *Pool) meet(a Addr) *Server {
+	for _, s := range p.known {
+		if s.Addr == a {
+			return s
+		}
+	}
+	s := newServer(a, &p.cfg, p.closing)
+	p.known = append(p.known, s)
+	return s
+}
+
+// Knows reports whether s is in the list, or left it not long ago.
+func (p *Pool) Knows(s *Server) bool {
+	p.changing.Lock()
+	defer p.changing.Unlock()
+	return slices.Contains(p.known, s)
 }
 
 // List returns the list that is valid now.
@@ -50,17 +73,13 @@ func (p *Pool) server(address string) *Server {
 	}
 	p.changing.Lock()
 	defer p.changing.Unlock()
-	for _, s := range slices.Concat(p.list.Load().Servers, p.left) {
-		if s.Address == address {
-			return s
-		}
-	}
-	s := p.newServer(addr(address))
-	s.retire()
-	if p.closing.Err() != nil {
+	s := p.meet(addr(address))
+	switch {
+	case p.closing.Err() != nil:
 		s.closeAll()
+	case p.list.Load().find(address) == nil:
+		s.retire()
 	}
-	p.left = append(p.left, s)
 	return s
 }
 
