@@ -33,7 +33,8 @@ func New() *MemcachedDB { return &MemcachedDB{} }
 //
 // The DSN is a comma-separated list of servers, with parameters at its end if
 // wanted; the package documentation has its grammar. Keys are spread over the
-// servers as plain gomemcache clients with the same list do.
+// servers as plain gomemcache clients with the same list do, unless [WithDistribution]
+// says otherwise.
 //
 // It returns [ErrInvalidDSN], [ErrInvalidOption] or [ErrAlreadyOpen].
 func (db *MemcachedDB) Open(ctx context.Context, dsn string, opts ...driver.Option) error {

@@ -92,7 +92,7 @@ type OpError struct {
 	// Op is the call: "get", "set", "mset", "cas" …
 	Op string
 
-	// Server is the address as the DSN has it; empty where no server is to
+	// Server is the address as the list of servers has it; empty where no server is to
 	// blame, as for an invalid key or a cancelled call.
 	Server string
 

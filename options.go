@@ -117,7 +117,8 @@ func WithServerFailureLimit(limit int, retryTimeout time.Duration) driver.Option
 // one that asks for no authentication they are not sent, which the log tells once.
 // Without TLS they would cross the network in the clear: unless every server is on
 // this machine (a loopback address, localhost, a Unix socket), opening gives
-// [ErrInvalidOption]; [WithInsecureCredentials] allows it. An empty user is
+// [ErrInvalidOption], and so do the calls that a list of [WithDiscovery] cannot be
+// taken for; [WithInsecureCredentials] allows it. An empty user is
 // ErrInvalidOption too. DSN: memcached://user:password@host, both percent-encoded.
 func WithCredentials(user, password string) driver.Option {
 	return setting(func(c *config) error {
@@ -154,12 +155,14 @@ const (
 	// that is built on it: a consistent hash, of which one of n+1 keys moves when a
 	// server is added to n others. The order of the list is of no importance, but the
 	// names of the servers are: a name, its IP address and another spelling of them
-	// are three servers.
+	// are three servers. One whose weight is less than about a fortieth of the average
+	// gets no keys.
 	Ketama Distribution = "ketama"
 )
 
 // WithDistribution sets how keys are spread over several servers: [Modulo], the default,
-// or [Ketama]. Another one is [ErrInvalidOption]. DSN: distribution=ketama.
+// or [Ketama]. Another one is [ErrInvalidOption], and so is Ketama where there is no MD5
+// (GODEBUG=fips140=only). DSN: distribution=ketama.
 //
 // To change it for a running service moves nearly all of its keys.
 func WithDistribution(d Distribution) driver.Option {
@@ -177,8 +180,8 @@ type Discovery string
 const (
 	// ElastiCache is a configuration endpoint of AWS ElastiCache, or of Google
 	// Memorystore, which speaks the same. The DSN names it, or several of them, which
-	// are asked one after the other until one answers. The servers are in the order of
-	// its answer, by their host names where they have some.
+	// are asked at the same time, and the first good answer counts. The servers are in
+	// its order, by their host names where they have some.
 	ElastiCache Discovery = "elasticache"
 
 	// SRV is the SRV records of a name, such as Kubernetes has for each named port of a

@@ -52,8 +52,8 @@ func (s *session) newNode(server *pool.Server) *node {
 // loses its idle connections at once, and those in use when their calls end. No call
 // fails by the change: one that has picked its server ends there. The calls after it,
 // those of Client and of a Do that is under way too, go to the new servers. Keys that
-// move, as [WithDistribution] has it, are misses there; where a server comes back, it
-// may still have old values of them. A [MemcachedDB.CompareAndSwap] whose key has moved
+// move, as [WithDistribution] has it, are misses there; a server that comes back
+// may still have old values of them, and is taken to be well. A [MemcachedDB.CompareAndSwap] whose key has moved
 // since it was read is a [kv.ErrConflict].
 //
 // It returns [ErrInvalidDSN], [ErrNotOpen], or [ErrInvalidOption] where credentials would

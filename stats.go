@@ -17,10 +17,10 @@ const (
 	ServerProbing ServerState = "probing"
 )
 
-// ServerStats is a snapshot of one server. The counters begin at Open and only
-// grow.
+// ServerStats is a snapshot of one server. The counters begin when it is first in the
+// list, and only grow; those of a server that was away for long may begin anew.
 type ServerStats struct {
-	// Addr is the address as the DSN has it, with its port.
+	// Addr is the address as the list of servers has it, with its port.
 	Addr string
 
 	// State is up, down or probing; see [WithServerFailureLimit].
@@ -64,7 +64,7 @@ type ServerStats struct {
 	Cancelled uint64
 }
 
-// Stats returns a snapshot for each server, in the order of the DSN, one that is
+// Stats returns a snapshot for each server, in the order of the list, one that is
 // listed twice once. It is cheap, talks to no server, and is nil while the
 // driver is not open.
 func (db *MemcachedDB) Stats() []ServerStats {
