@@ -167,7 +167,7 @@ var newcomersMistakes = []struct {
 		name:  "IPv6 without brackets",
 		make:  func(t *testing.T) error { return openError("::1:11211") },
 		is:    memcacheddriver.ErrInvalidDSN,
-		wrong: "more than one colon",
+		wrong: "too many colons",
 		next:  []string{"[::1]:11211"},
 	},
 	{

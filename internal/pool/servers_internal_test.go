@@ -159,3 +159,19 @@ func TestADialThatIsGivenUpTellsNothing(t *testing.T) {
 		return err
 	}))
 }
+
+// A client of gomemcache's keeps a connection for longer than a server is known.
+func TestAConnectionFollowsItsServer(t *testing.T) {
+	fake := memcachedtest.StartFake(t, nil)
+	p := open(t, func(cfg *Config) { cfg.Servers = entries(fake.Addr()) })
+	c := &Conn{server: p.Servers()[0], follows: p, eager: true}
+	p.SetServers(entries("127.0.0.1:1"))
+	c.server.left -= forgetAfter
+	p.SetServers(entries("127.0.0.1:2"))
+	p.SetServers(entries(fake.Addr()))
+	require.NotSame(t, c.server, p.Servers()[0])
+	require.NoError(t, c.Begin())
+	require.Same(t, c.server, p.Servers()[0])
+	c.Release()
+	require.Equal(t, 1, c.server.Stats().Idle)
+}
