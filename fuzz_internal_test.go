@@ -104,6 +104,9 @@ func FuzzDSNSecret(f *testing.F) {
 			return
 		}
 		for _, colon := range []string{":", "%3A", "%3a"} {
+			if colon != ":" && strings.LastIndex(before, "[") > strings.LastIndex(before, "]") {
+				continue // it begins the zone of an IPv6 address
+			}
 			assertTellsNothing(t, before+colon+secret+after, secret)
 		}
 	})
