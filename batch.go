@@ -208,12 +208,11 @@ func (db *MemcachedDB) exists(ctx context.Context, key string) (n int64, err err
 
 // batch groups keys by their servers and runs fn for each group.
 func (db *MemcachedDB) batch(ctx context.Context, op string, keys []string, fn func(*pool.Conn, *group)) error {
-	if len(keys) == 0 {
-		_, err := db.opened(op)
+	s, err := db.opened(op, keys...)
+	if err != nil || len(keys) == 0 {
 		return err
 	}
-	s, err := db.use(ctx, op, keys...)
-	if err != nil {
+	if err := s.ready(ctx, op, keys...); err != nil {
 		return err
 	}
 	return s.each(ctx, op, s.split(keys), fn)

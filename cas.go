@@ -32,9 +32,10 @@ type swap struct {
 // CompareAndSwap reads key, calls update with its value, and stores what update
 // returns, if the key has not changed in between; otherwise it stores nothing
 // and returns an error that is [kv.ErrConflict]: call it again, in a loop for a
-// contended key. A key that is not there, or is gone by the time of the swap, is
-// [kv.ErrNotFound]. An error of update's ends it and is in the chain of the one
-// returned.
+// contended key. So it does where [MemcachedDB.SetServers] or [WithDiscovery] has given
+// the key another server meanwhile. A key that is not there, or is gone by the time of
+// the swap, is [kv.ErrNotFound]. An error of update's ends it and is in the chain of the
+// one returned.
 //
 // update may keep and change its argument, and holds up no connection however
 // long it takes. It is called once, or not at all.

@@ -26,11 +26,12 @@ const (
 // config is what Open makes of the defaults, the DSN and the options, each
 // beating the one before.
 type config struct {
-	servers      []pool.Entry // or configuration endpoints
+	servers      []pool.Entry // none where they are discovered
 	distribution Distribution
 
 	discovery         Discovery // "" is none
 	discoveryInterval time.Duration
+	endpoints         []pool.Entry // of ElastiCache
 	srvName           string
 	resolver          *net.Resolver // of SRV names
 
@@ -74,7 +75,7 @@ func defaultConfig() config {
 }
 
 // setServers reads the servers of a DSN, for what the config says of them.
-func (c *config) setServers(list string) (err error) {
+func (c *config) setServers(list string) error {
 	if c.distribution == Ketama && !ketama.Usable() {
 		return fmt.Errorf("%w: WithDistribution: ketama needs MD5, which GODEBUG=fips140=only forbids", ErrInvalidOption)
 	}
@@ -84,15 +85,24 @@ func (c *config) setServers(list string) (err error) {
 		}
 		return nil
 	}
-	if c.servers, err = parseServers(list); err != nil {
+	entries, err := parseServers(list)
+	if err != nil {
 		return err
 	}
-	for i, e := range c.servers {
-		if c.discovery != "" && e.Weight != 1 {
+	if err := c.checkCredentials(entries); err != nil {
+		return err
+	}
+	if c.discovery == "" {
+		c.servers = entries
+		return nil
+	}
+	for i, e := range entries {
+		if e.Weight != 1 {
 			return invalidDSN("server %d: it has a weight, but with discovery it is where to ask for the servers", i+1)
 		}
 	}
-	return c.checkCredentials(c.servers)
+	c.endpoints = entries
+	return nil
 }
 
 // checkCredentials refuses to send them to another machine in the clear.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/discovery"
@@ -42,7 +43,7 @@ func (db *MemcachedDB) DiscoveryStats() DiscoveryStats {
 	}
 	status := s.watcher.Status()
 	return DiscoveryStats{
-		Endpoint:    s.endpoint,
+		Endpoint:    s.watcher.Name(),
 		Version:     status.Version,
 		LastSuccess: status.LastSuccess,
 		LastError:   status.LastError,
@@ -63,7 +64,7 @@ func (s *session) newWatcher() *discovery.Watcher {
 		}}}
 	} else {
 		c.Timeout += min(s.cfg.readTimeout, maxLookup)
-		for _, e := range s.cfg.servers {
+		for _, e := range s.cfg.endpoints {
 			endpoint := s.pool.Endpoint(e.Addr)
 			c.Sources = append(c.Sources, discovery.Source{Name: e.Address, Lookup: func(ctx context.Context) (answer discovery.Answer, err error) {
 				err = endpoint.Exchange(ctx, func(rw io.ReadWriter) error {
@@ -74,7 +75,6 @@ func (s *session) newWatcher() *discovery.Watcher {
 			}})
 		}
 	}
-	s.endpoint = c.Name()
 	return discovery.New(c)
 }
 
@@ -90,6 +90,17 @@ func (s *session) applyServers(addresses []string) error {
 	return s.replaceServers(entries)
 }
 
+// ready waits until a call on keys knows its servers.
+func (s *session) ready(ctx context.Context, op string, keys ...string) error {
+	if s.watcher == nil {
+		return nil
+	}
+	if err := s.awaitServers(ctx); err != nil {
+		return &OpError{Op: op, Keys: slices.Clone(keys), Err: err} // or the keys of every call would be on the heap
+	}
+	return nil
+}
+
 // awaitServers waits for the first list.
 func (s *session) awaitServers(ctx context.Context) error {
 	err := s.watcher.Wait(ctx)
@@ -99,7 +110,7 @@ func (s *session) awaitServers(ctx context.Context) error {
 	case errors.Is(err, discovery.ErrClosed):
 		return ErrNotOpen
 	case ctx.Err() != nil && errors.Is(err, ctx.Err()):
-		return fmt.Errorf("discovery of servers by %s: %w", s.endpoint, pool.Ended(ctx))
+		return fmt.Errorf("discovery of servers by %s: %w", s.watcher.Name(), pool.Ended(ctx))
 	}
 	return err
 }

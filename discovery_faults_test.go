@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bradfitz/gomemcache/memcache"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -22,18 +23,12 @@ import (
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
-// srvName is what the name servers of the tests are asked.
-const srvName = "_memcached._tcp.cache.example."
-
 // net.Resolver.LookupSRV by itself heeds a deadline, but no cancellation.
 func TestCloseWaitsForNoNameServer(t *testing.T) {
 	t.Parallel()
 	hung := memcachedtest.StartFake(t, memcachedtest.AfterDial(memcachedtest.Hang))
-	_, port, _ := net.SplitHostPort(hung.Addr())
-	n, err := net.LookupPort("tcp", port)
-	require.NoError(t, err)
 	names := memcachedtest.StartNameServer(t)
-	names.SetSRV(srvName, net.SRV{Target: "localhost.", Port: uint16(n)})
+	names.SetSRV(srvName, srvRecord(t, hung.Addr()))
 	db := drivertest.Open(t, srvName+"?discovery=srv&discovery_interval=20ms&timeout=1h&dial_timeout=1h", memcacheddriver.WithResolver(names.Resolver()))
 	inFlight := make(chan error, 1)
 	go func() { _, err := db.Get(t.Context(), "k"); inFlight <- err }()
@@ -108,6 +103,15 @@ func TestEveryEndpointsFailureIsTold(t *testing.T) {
 	require.ErrorContains(t, err, hangs.Addr()+": no connection within the dial timeout of 300ms")
 }
 
+func TestAnEndpointIsNotThere(t *testing.T) {
+	t.Parallel()
+	dead := memcachedtest.StartFake(t, nil)
+	dead.Close()
+	err := drivertest.Open(t, dead.Addr()+"?discovery=elasticache").Ping(t.Context())
+	require.ErrorContains(t, err, "discovery of servers by "+dead.Addr())
+	require.ErrorContains(t, err, "is memcached running there?")
+}
+
 // As a server that asks for them and is given none.
 func TestAnEndpointAsksForCredentials(t *testing.T) {
 	t.Parallel()
@@ -155,27 +159,27 @@ func TestNothingOfAnAnswerIsQuoted(t *testing.T) {
 func TestNamesDoNotTellCase(t *testing.T) {
 	t.Parallel()
 	s := memcachedtest.StartFake(t, nil)
-	_, port, _ := net.SplitHostPort(s.Addr())
-	n, err := net.LookupPort("tcp", port)
-	require.NoError(t, err)
+	record := srvRecord(t, s.Addr())
+	inCapitals := net.SRV{Target: "LocalHost.", Port: record.Port}
 	names := memcachedtest.StartNameServer(t)
-	names.SetSRV(srvName, net.SRV{Target: "localhost.", Port: uint16(n)})
+	names.SetSRV(srvName, record)
 	db := drivertest.Open(t, srvName+"?discovery=srv&discovery_interval=10ms", memcacheddriver.WithResolver(names.Resolver()))
 	require.NoError(t, db.Ping(t.Context()))
 	require.Len(t, db.Stats(), 1)
 	dials := db.Stats()[0].Dials
-	names.SetSRV(srvName, net.SRV{Target: "LocalHost.", Port: uint16(n)})
+	names.SetSRV(srvName, inCapitals)
 	asked := names.Queries()
 	memcachedtest.Eventually(t, func() bool { return names.Queries() > asked+3 }, "asked")
 	require.NoError(t, db.Ping(t.Context()))
-	assert.Equal(t, "localhost:"+port, db.Stats()[0].Addr)
+	addr := fmt.Sprint("localhost:", record.Port)
+	assert.Equal(t, addr, db.Stats()[0].Addr)
 	assert.Equal(t, dials, db.Stats()[0].Dials, "the server stays")
-	names.SetSRV(srvName, net.SRV{Target: "LocalHost.", Port: uint16(n)}, net.SRV{Target: "localhost.", Port: uint16(n)})
+	names.SetSRV(srvName, inCapitals, record)
 	asked = names.Queries()
 	memcachedtest.Eventually(t, func() bool { return names.Queries() > asked+3 }, "asked")
 	assert.Len(t, db.Stats(), 1, "one server")
 
-	endpoint := memcachedtest.StartFake(t, memcachedtest.ConfigEndpoint(1, "localhost||"+port, "LOCALHOST||"+port))
+	endpoint := memcachedtest.StartFake(t, memcachedtest.ConfigEndpoint(1, fmt.Sprint("localhost||", record.Port), fmt.Sprint("LOCALHOST||", record.Port)))
 	db = drivertest.Open(t, endpoint.Addr()+"?discovery=elasticache")
 	require.NoError(t, db.Ping(t.Context()))
 	assert.Len(t, db.Stats(), 1, "one server by ElastiCache")
@@ -260,8 +264,8 @@ func TestALongListIsLoggedInShort(t *testing.T) {
 	}
 	endpoint := memcachedtest.StartFake(t, memcachedtest.ConfigEndpoint(1, all...))
 	logged := drivertest.NewLog()
-	db := drivertest.Open(t, endpoint.Addr()+"?discovery=elasticache&dial_timeout=100ms&timeout=2s", driver.WithLogger(logged))
-	_, _ = db.Get(t.Context(), "k")
+	db := drivertest.Open(t, endpoint.Addr()+"?discovery=elasticache", driver.WithLogger(logged))
+	require.NoError(t, db.Do(t.Context(), func(*memcache.Client) error { return nil })) // which dials no server
 	logged.Await(t, 1, "info", "1000 servers")
 	assert.Less(t, len(logged.Lines("info")[0]), 16<<10)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -88,13 +87,10 @@ func (db *MemcachedDB) Close() error {
 // its servers.
 func (db *MemcachedDB) use(ctx context.Context, op string, keys ...string) (*session, error) {
 	s, err := db.opened(op, keys...)
-	if err != nil || s.watcher == nil {
-		return s, err
+	if err == nil {
+		err = s.ready(ctx, op, keys...)
 	}
-	if err := s.awaitServers(ctx); err != nil {
-		return nil, &OpError{Op: op, Keys: slices.Clone(keys), Err: err} // or the keys of every call would be on the heap
-	}
-	return s, nil
+	return s, err
 }
 
 // opened is use for a call that may need no server.
@@ -120,8 +116,8 @@ func (db *MemcachedDB) opened(op string, keys ...string) (*session, error) {
 // goroutine still waits for on the network is cut off with the same error: it counts
 // against no server, and other calls do not notice.
 //
-// Do returns fn's error as it is, or an error that is ctx's or [ErrNotOpen] without
-// having called fn. A write that was cut off may or may not have happened.
+// Do returns fn's error as it is, or an error that is ctx's, [ErrNotOpen], or that of a
+// [WithDiscovery] that has found no servers yet, without having called fn. A write that was cut off may or may not have happened.
 func (db *MemcachedDB) Do(ctx context.Context, fn func(*memcache.Client) error) error {
 	s, err := db.use(ctx, "do")
 	if err != nil {
@@ -270,7 +266,8 @@ func (db *MemcachedDB) store(ctx context.Context, op, key string, value []byte, 
 // concurrent use and works until Close. Its Timeout and MaxIdleConns have no
 // effect; the driver's options have. Its errors are gomemcache's: a miss is
 // [memcache.ErrCacheMiss]. A client from before Open fails with [ErrNotOpen] for
-// ever: ask again after Open.
+// ever: ask again after Open. With [WithDiscovery], calls that come before the servers are
+// known wait for the look-up, at most the dial and the read timeout.
 func (db *MemcachedDB) Client() *memcache.Client {
 	s := db.session.Load()
 	if s == nil {

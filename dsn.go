@@ -119,11 +119,7 @@ func parseServer(s string) (pool.Entry, error) {
 	if err != nil || n == 0 {
 		return pool.Entry{}, fmt.Errorf("the port is not a number from 1 to 65535")
 	}
-	e := pool.Entry{Addr: pool.Addr{Net: "tcp", Address: net.JoinHostPort(host, strconv.FormatUint(n, 10))}, Weight: 1}
-	if hasWeight {
-		e.Weight, err = parseWeight(weight)
-	}
-	return e, err
+	return weighted(pool.Addr{Net: "tcp", Address: net.JoinHostPort(host, strconv.FormatUint(n, 10))}, weight, hasWeight)
 }
 
 // cutHost returns the host in front of the colon of a port, and what begins with that.
@@ -165,20 +161,19 @@ func parseUnix(s string) (pool.Entry, error) {
 	if strings.ContainsFunc(path, func(r rune) bool { return r == '%' || !unicode.IsPrint(r) }) {
 		return pool.Entry{}, fmt.Errorf("the path of a Unix socket is written as it is, and cannot have a colon, a %% or a control character in it")
 	}
-	e := pool.Entry{Addr: pool.Addr{Net: "unix", Address: path}, Weight: 1}
-	var err error
-	if hasWeight {
-		e.Weight, err = parseWeight(weight)
-	}
-	return e, err
+	return weighted(pool.Addr{Net: "unix", Address: path}, weight, hasWeight)
 }
 
-func parseWeight(s string) (uint32, error) {
-	n, err := strconv.ParseUint(s, 10, 32)
-	if err != nil || n == 0 {
-		return 0, fmt.Errorf("the weight, which is what comes last after a colon, is not a whole number of 1 or more")
+// weighted gives a server its weight, which is 1 where there is none.
+func weighted(a pool.Addr, weight string, given bool) (pool.Entry, error) {
+	if !given {
+		return pool.Entry{Addr: a, Weight: 1}, nil
 	}
-	return uint32(n), nil
+	n, err := strconv.ParseUint(weight, 10, 32)
+	if err != nil || n == 0 {
+		return pool.Entry{}, fmt.Errorf("the weight, which is what comes last after a colon, is not a whole number of 1 or more")
+	}
+	return pool.Entry{Addr: a, Weight: uint32(n)}, nil
 }
 
 // isName reports whether s has only what names of hosts and of IPv6 zones have.

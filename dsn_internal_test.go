@@ -26,7 +26,7 @@ func unix(path string) pool.Entry {
 	return pool.Entry{Addr: pool.Addr{Net: "unix", Address: path}, Weight: 1}
 }
 
-func weighted(weight uint32, e pool.Entry) pool.Entry {
+func heavy(weight uint32, e pool.Entry) pool.Entry {
 	e.Weight = weight
 	return e
 }
@@ -84,11 +84,11 @@ func TestDSNListsServers(t *testing.T) {
 		"/run/a b":                            {unix("/run/a b")},
 		"mc1?":                                tcp("mc1:11211"),
 
-		"mc1:11212:2":              {weighted(2, tcp("mc1:11212")[0])},
+		"mc1:11212:2":              {heavy(2, tcp("mc1:11212")[0])},
 		"mc1:11212:1,mc2":          tcp("mc1:11212", "mc2:11211"),
-		"[::1]:11211:3":            {weighted(3, tcp("[::1]:11211")[0])},
-		"/run/a:2,unix:///run/b:3": {weighted(2, unix("/run/a")), weighted(3, unix("/run/b"))},
-		"mc1:1:4294967295":         {weighted(math.MaxUint32, tcp("mc1:1")[0])},
+		"[::1]:11211:3":            {heavy(3, tcp("[::1]:11211")[0])},
+		"/run/a:2,unix:///run/b:3": {heavy(2, unix("/run/a")), heavy(3, unix("/run/b"))},
+		"mc1:1:4294967295":         {heavy(math.MaxUint32, tcp("mc1:1")[0])},
 	} {
 		c := defaultConfig()
 		got, err := parse(dsn, &c)

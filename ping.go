@@ -9,7 +9,8 @@ import (
 
 // Ping asks every server for its version, all at once, and returns an error
 // that names each one that did not answer. It counts for and against a server's
-// health as any call does, and ends with ctx.
+// health as any call does, and ends with ctx. With [WithDiscovery], the first one also
+// looks the servers up.
 func (db *MemcachedDB) Ping(ctx context.Context) error {
 	s, err := db.use(ctx, "ping")
 	if err != nil {

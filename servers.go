@@ -53,8 +53,9 @@ func (s *session) newNode(server *pool.Server) *node {
 // fails by the change: one that has picked its server ends there. The calls after it,
 // those of Client and of a Do that is under way too, go to the new servers. Keys that
 // move, as [WithDistribution] has it, are misses there; a server that comes back
-// may still have old values of them, and is taken to be well. A [MemcachedDB.CompareAndSwap] whose key has moved
-// since it was read is a [kv.ErrConflict].
+// may still have old values of them, and is taken to be well. A
+// [MemcachedDB.CompareAndSwap] whose key has moved since it was read is a
+// [kv.ErrConflict].
 //
 // It returns [ErrInvalidDSN], [ErrNotOpen], or [ErrInvalidOption] where credentials would
 // go to another machine without TLS, and [kv.ErrNotSupported] with [WithDiscovery];
@@ -134,9 +135,6 @@ func (s *session) follow(list *pool.List) (came, left []string) {
 			n.remover.Stop() // it has nothing left to remove
 			delete(s.known, server)
 		}
-	}
-	if old == nil {
-		return nil, nil
 	}
 	return notIn(old.all, ns.all), notIn(ns.all, old.all)
 }

@@ -27,8 +27,7 @@ type session struct {
 	pool  *pool.Pool
 	nodes atomic.Pointer[nodes]
 
-	watcher  *discovery.Watcher // nil where the servers are the DSN's
-	endpoint string             // that it asks
+	watcher *discovery.Watcher // nil where the servers are the DSN's
 
 	changing sync.Mutex             // one change of nodes at a time
 	known    map[*pool.Server]*node // those in nodes, and those that left not long ago
@@ -45,9 +44,11 @@ func newSession(c config) *session {
 		infof, warnf = q.lineUp(c.logger.Infof), q.lineUp(c.logger.Warnf)
 	}
 	s := &session{cfg: c, infof: infof, warnf: warnf, known: make(map[*pool.Server]*node)}
-	config := pool.Config{
+	s.nodes.Store(new(nodes))
+	s.pool = pool.New(pool.Config{
 		Servers:      c.servers,
 		Ketama:       c.distribution == Ketama,
+		Await:        s.awaitServers,
 		DialTimeout:  c.dialTimeout,
 		WriteTimeout: c.writeTimeout,
 		ReadTimeout:  c.readTimeout,
@@ -61,12 +62,7 @@ func newSession(c config) *session {
 		Password:     c.password,
 		Infof:        infof,
 		Warnf:        warnf,
-	}
-	if c.discovery != "" {
-		config.Servers = nil
-		config.Await = s.awaitServers
-	}
-	s.pool = pool.New(config)
+	})
 	if c.discovery != "" {
 		s.watcher = s.newWatcher()
 	}

@@ -66,7 +66,7 @@ type ServerStats struct {
 
 // Stats returns a snapshot for each server, in the order of the list, one that is
 // listed twice once. It is cheap, talks to no server, and is nil while the
-// driver is not open.
+// driver is not open, and empty until [WithDiscovery] has found the first servers.
 func (db *MemcachedDB) Stats() []ServerStats {
 	s := db.session.Load()
 	if s == nil {

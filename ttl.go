@@ -29,7 +29,7 @@ func (db *MemcachedDB) TTL(ctx context.Context, key string) (time.Duration, erro
 		err = &OpError{Op: "ttl", Keys: []string{key}, Err: fmt.Errorf("%w: open the driver with WithTTLQuery", kv.ErrNotSupported)}
 	}
 	if err == nil {
-		s, err = db.use(ctx, "ttl", key)
+		err = s.ready(ctx, "ttl", key)
 	}
 	if err != nil {
 		return 0, err

@@ -13,8 +13,8 @@ scripts=$(dirname "$0")
 sh "$scripts/install-cc.sh"
 memcached=$(sh "$scripts/install-memcached.sh")
 twemproxy=$(sh "$scripts/install-twemproxy.sh")
-if [ "$(uname -s)" != Darwin ]; then # or the tests with it are skipped
-	sh "$scripts/install-pylibmc.sh" >/dev/null
+if [ "$(uname -s)" != Darwin ]; then # there the tests with it are skipped
+	sh "$scripts/install-pylibmc.sh" >/dev/null || : # they fail, and all others run
 fi
 PATH=$PATH:$(dirname "$memcached"):$(dirname "$twemproxy")
 export PATH

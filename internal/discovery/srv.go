@@ -28,8 +28,9 @@ func SRV(ctx context.Context, resolver *net.Resolver, name string) (Answer, erro
 		return Answer{}, errors.New("the name has no SRV records")
 	}
 	for _, record := range records {
-		record.Target = strings.ToLower(strings.TrimSuffix(record.Target, ".")) // or a server would be two
-		if record.Target == "" {                                                // RFC 2782: there is decidedly no such service
+		// In lower case, or a server would be two.
+		record.Target = strings.ToLower(strings.TrimSuffix(record.Target, "."))
+		if record.Target == "" { // RFC 2782: there is decidedly no such service
 			return Answer{}, errors.New(`the name has an SRV record with the target ".", which stands for no server`)
 		}
 		if record.Port == 0 {

@@ -47,15 +47,6 @@ type Source struct {
 	Lookup func(context.Context) (Answer, error)
 }
 
-// Name names all sources.
-func (c *Config) Name() string {
-	var names []string
-	for _, s := range c.Sources {
-		names = append(names, s.Name)
-	}
-	return strings.Join(names, ",")
-}
-
 // Watcher keeps a list of servers as its source has it. It is safe for concurrent
 // use. Until it is first waited for it does nothing, and it has a goroutine only
 // while it looks for the first list, and once it has that.
@@ -72,7 +63,6 @@ type Watcher struct {
 	done    sync.WaitGroup // of the goroutine
 
 	mu      sync.Mutex
-	closed  bool
 	first   *attempt // at the first list: the one under way, or the last
 	status  Status
 	trouble trouble // what was last warned of; none since the last success
@@ -145,7 +135,7 @@ func (w *Watcher) waitForFirst(ctx context.Context) error {
 func (w *Watcher) join() *attempt {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed {
+	if w.closing.Err() != nil {
 		return nil
 	}
 	if w.first == nil || w.first.err != nil && !time.Now().Before(w.first.retryAt) {
@@ -154,6 +144,15 @@ func (w *Watcher) join() *attempt {
 		w.done.Go(func() { w.run(a) })
 	}
 	return w.first
+}
+
+// Name names all sources.
+func (w *Watcher) Name() string {
+	var names []string
+	for _, s := range w.cfg.Sources {
+		names = append(names, s.Name)
+	}
+	return strings.Join(names, ",")
 }
 
 // Status returns what has become of the look-ups so far.
@@ -167,10 +166,9 @@ func (w *Watcher) Status() Status {
 // Those who wait get [ErrClosed]. Apply must not call it.
 func (w *Watcher) Close() {
 	w.mu.Lock()
-	w.closed = true
+	w.cancel() // under mu, so that nothing begins, or is ready, after it
 	w.ready.Store(false)
 	w.mu.Unlock()
-	w.cancel()
 	w.done.Wait()
 }
 
@@ -207,7 +205,7 @@ func (w *Watcher) lookUp() error {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed {
+	if w.closing.Err() != nil {
 		return ErrClosed
 	}
 	before := w.trouble
@@ -217,7 +215,7 @@ func (w *Watcher) lookUp() error {
 		w.status.LastSuccess = time.Now()
 		w.status.Version = max(w.status.Version, answer.Version)
 		if before != none {
-			w.cfg.Infof("memcacheddriver: the discovery of servers by %s works again", w.cfg.Name())
+			w.cfg.Infof("memcacheddriver: the discovery of servers by %s works again", w.Name())
 		}
 		return nil
 	}
@@ -312,7 +310,7 @@ func (w *Watcher) take(answer Answer) (trouble, error) {
 }
 
 func (w *Watcher) error(err error) error {
-	return fmt.Errorf("discovery of servers by %s: %w", w.cfg.Name(), err)
+	return fmt.Errorf("discovery of servers by %s: %w", w.Name(), err)
 }
 
 // timeoutError is a look-up that took too long. Its chain has no context's end, which

@@ -573,7 +573,7 @@ func TestWhatGoesAgainIsNotOvertaken(t *testing.T) {
 			c.Default(cmd)
 		},
 	})
-	l := open(t, 1, f.Addr(), func(c *pool.Config) { c.MaxOpen, c.DialTimeout = 2, time.Second })
+	l := open(t, 1, f.Addr(), func(c *pool.Config) { c.MaxOpen, c.DialTimeout = 2, 5*time.Second })
 	var calls, others sync.WaitGroup
 	calls.Go(func() {
 		_, _, err := l.Get(t.Context(), "bad")

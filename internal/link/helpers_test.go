@@ -53,7 +53,7 @@ func open(t testing.TB, n int, addr string, edit ...func(*pool.Config)) *links {
 		e(&c)
 	}
 	p := pool.New(c)
-	l := &links{link.New(p.Servers()[0], n, 0), p, p.Servers()[0]}
+	l := &links{link.New(p.List().Servers[0], n, 0), p, p.List().Servers[0]}
 	t.Cleanup(l.close)
 	return l
 }

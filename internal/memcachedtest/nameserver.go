@@ -5,13 +5,12 @@ import (
 	endian "encoding/binary" // binary is the memcached
 	"io"
 	"net"
-	"net/netip"
 	"strings"
 	"sync"
 	"testing"
 )
 
-// What a message of the DNS is made of (RFC 1035, RFC 2782, RFC 3596).
+// What a message of the DNS is made of (RFC 1035, RFC 2782).
 const (
 	dnsHeader   = 12      // bytes
 	dnsReply    = 1 << 15 // flags
@@ -19,30 +18,23 @@ const (
 	dnsRecurses = 1<<8 | 1<<7 // asked for, and done
 	dnsServFail = 2           // codes
 	dnsNXDomain = 3
-	dnsA        = 1 // types
-	dnsAAAA     = 28
-	dnsSRV      = 33
+	dnsSRV      = 33     // the type
 	dnsInternet = 1      // the class
 	dnsSameName = 0xC00C // the name of the question
 	dnsMaxUDP   = 1232   // what is longer is cut, and asked for by TCP
 )
 
-// NameServer is a DNS server on 127.0.0.1, by UDP and TCP, until the test ends. Names
-// end in a dot. Its methods are safe for concurrent use.
+// NameServer is a DNS server of SRV records on 127.0.0.1, by UDP and TCP, until the test
+// ends. Names end in a dot. Its methods are safe for concurrent use.
 type NameServer struct {
 	udp net.PacketConn
 	tcp *listener
 
 	mu      sync.Mutex
-	records map[string][]dnsRecord // by name in lower case
+	records map[string][][]byte // the data of SRV records, by name in lower case
 	fails   bool
 	silent  bool
 	queries int
-}
-
-type dnsRecord struct {
-	kind uint16
-	data []byte
 }
 
 // StartNameServer starts a name server that knows no names.
@@ -52,7 +44,7 @@ func StartNameServer(t testing.TB) *NameServer {
 	if err != nil {
 		t.Fatalf("memcachedtest: %v", err)
 	}
-	s := &NameServer{udp: udp, records: make(map[string][]dnsRecord)}
+	s := &NameServer{udp: udp, records: make(map[string][][]byte)}
 	s.tcp = listen(t, "", s.serveTCP)
 	var running sync.WaitGroup
 	running.Go(s.serveUDP)
@@ -78,32 +70,16 @@ func (s *NameServer) Resolver() *net.Resolver {
 // another purpose. So many that an answer by UDP does not hold them are cut, and the
 // client asks by TCP.
 func (s *NameServer) SetSRV(name string, records ...net.SRV) {
-	all := make([]dnsRecord, len(records))
+	all := make([][]byte, len(records))
 	for i, r := range records {
 		data := endian.BigEndian.AppendUint16(nil, r.Priority)
 		data = endian.BigEndian.AppendUint16(data, r.Weight)
 		data = endian.BigEndian.AppendUint16(data, r.Port)
-		all[i] = dnsRecord{dnsSRV, appendDNSName(data, r.Target)}
+		all[i] = appendDNSName(data, r.Target)
 	}
-	s.set(name, all)
-}
-
-// SetHost gives a name these addresses, and no others.
-func (s *NameServer) SetHost(name string, addrs ...netip.Addr) {
-	all := make([]dnsRecord, len(addrs))
-	for i, addr := range addrs {
-		all[i] = dnsRecord{dnsA, addr.AsSlice()}
-		if addr.Is6() {
-			all[i].kind = dnsAAAA
-		}
-	}
-	s.set(name, all)
-}
-
-func (s *NameServer) set(name string, records []dnsRecord) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.records[strings.ToLower(name)] = records
+	s.records[strings.ToLower(name)] = all
 }
 
 // Remove makes the server say that there is no such name.
@@ -190,16 +166,16 @@ func (s *NameServer) answer(query []byte, limit int) []byte {
 	}
 
 	body, count := question, uint16(0)
-	for _, r := range records {
-		if r.kind != kind {
-			continue
-		}
+	if kind != dnsSRV {
+		records = nil
+	}
+	for _, data := range records {
 		body = endian.BigEndian.AppendUint16(body, dnsSameName)
-		body = endian.BigEndian.AppendUint16(body, r.kind)
+		body = endian.BigEndian.AppendUint16(body, dnsSRV)
 		body = endian.BigEndian.AppendUint16(body, dnsInternet)
 		body = endian.BigEndian.AppendUint32(body, 60) // seconds to live
-		body = endian.BigEndian.AppendUint16(body, uint16(len(r.data)))
-		body = append(body, r.data...)
+		body = endian.BigEndian.AppendUint16(body, uint16(len(data)))
+		body = append(body, data...)
 		count++
 	}
 	flags := dnsReply | dnsRecurses | code

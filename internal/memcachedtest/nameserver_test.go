@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/netip"
 	"testing"
 	"time"
 
@@ -22,21 +21,16 @@ func TestNameServer(t *testing.T) {
 	defer cancel()
 	var failure *net.DNSError
 
-	_, err := r.LookupHost(ctx, "host.test.")
+	_, err := r.LookupMX(ctx, "_x._tcp.test.")
 	require.ErrorAs(t, err, &failure)
 	assert.True(t, failure.IsNotFound)
-	s.SetHost("Host.test.", netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::1"))
-	addrs, err := r.LookupHost(ctx, "hOst.test.")
-	require.NoError(t, err)
-	assert.ElementsMatch(t, []string{"192.0.2.1", "192.0.2.2", "2001:db8::1"}, addrs)
-	_, err = r.LookupMX(ctx, "host.test.")
-	require.ErrorAs(t, err, &failure)
-	assert.True(t, failure.IsNotFound, "the name has no such records")
-
 	s.SetSRV("_x._tcp.test.", net.SRV{Target: "a.test.", Port: 1, Priority: 2, Weight: 3}, net.SRV{Target: ".", Port: 4, Priority: 5})
 	_, records, err := r.LookupSRV(ctx, "x", "tcp", "test.")
 	require.NoError(t, err)
 	assert.Equal(t, []*net.SRV{{Target: "a.test.", Port: 1, Priority: 2, Weight: 3}, {Target: ".", Port: 4, Priority: 5}}, records)
+	_, err = r.LookupMX(ctx, "_x._tcp.test.")
+	require.ErrorAs(t, err, &failure)
+	assert.True(t, failure.IsNotFound, "the name has no such records")
 	s.Remove("_X._tcp.test.")
 	_, _, err = r.LookupSRV(ctx, "x", "tcp", "test.")
 	require.ErrorAs(t, err, &failure)
@@ -54,17 +48,17 @@ func TestNameServer(t *testing.T) {
 	assert.Equal(t, 2, s.Queries()-before, "by UDP, then by TCP")
 
 	s.SetFailing(true)
-	_, err = r.LookupHost(ctx, "host.test.")
+	_, _, err = r.LookupSRV(ctx, "", "", "many.test.")
 	require.ErrorAs(t, err, &failure)
 	assert.True(t, failure.IsTemporary)
 	s.SetFailing(false)
 	s.SetSilent(true)
 	short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 	defer cancel()
-	_, err = r.LookupHost(short, "host.test.")
+	_, _, err = r.LookupSRV(short, "", "", "many.test.")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	s.SetSilent(false)
-	_, err = r.LookupHost(ctx, "host.test.")
+	_, _, err = r.LookupSRV(ctx, "", "", "many.test.")
 	require.NoError(t, err)
 }
 
@@ -72,7 +66,7 @@ func TestNameServer(t *testing.T) {
 func TestNameServerOverlooksNonsense(t *testing.T) {
 	t.Parallel()
 	s := memcachedtest.StartNameServer(t)
-	s.SetHost("host.test.", netip.MustParseAddr("192.0.2.1"))
+	s.SetSRV("x.test.", net.SRV{Target: "a.test.", Port: 1})
 	for _, network := range []string{"udp", "tcp"} {
 		c, err := s.Resolver().Dial(t.Context(), network, "elsewhere:53")
 		require.NoError(t, err)
@@ -87,6 +81,6 @@ func TestNameServerOverlooksNonsense(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	_, err := s.Resolver().LookupHost(ctx, "host.test.")
+	_, _, err := s.Resolver().LookupSRV(ctx, "", "", "x.test.")
 	require.NoError(t, err)
 }

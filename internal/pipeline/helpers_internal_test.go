@@ -59,9 +59,9 @@ func ends(reply string) memcachedtest.Script {
 // use runs fn on a connection.
 func use(t testing.TB, p *pool.Pool, fn func(*pool.Conn) error) error {
 	t.Helper()
-	return p.Do(context.Background(), func(l *pool.Lane) error { return fn(l.Conn(p.Servers()[0])) })
+	return p.Do(context.Background(), func(l *pool.Lane) error { return fn(l.Conn(p.List().Servers[0])) })
 }
 
-func idle(p *pool.Pool) int { return p.Servers()[0].Stats().Idle }
+func idle(p *pool.Pool) int { return p.List().Servers[0].Stats().Idle }
 
-func dials(p *pool.Pool) int { return int(p.Servers()[0].Stats().Dials) }
+func dials(p *pool.Pool) int { return int(p.List().Servers[0].Stats().Dials) }

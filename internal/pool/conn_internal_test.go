@@ -25,7 +25,7 @@ func TestCloseOfAnAbortedLaneKeepsNoSocket(t *testing.T) {
 		p := openRefusing(t)
 		ctx, cancel := context.WithCancel(context.Background())
 		_ = p.Do(ctx, func(l *Lane) error {
-			c := l.newConn(p.Servers()[0])
+			c := l.newConn(p.List().Servers[0])
 			_, err := io.WriteString(c, "delete k\r\n")
 			require.NoError(t, err)
 			_, err = c.Read(make([]byte, 64))
@@ -36,7 +36,7 @@ func TestCloseOfAnAbortedLaneKeepsNoSocket(t *testing.T) {
 			}
 			require.NoError(t, c.Close())
 			require.Empty(t, l.conns)
-			require.Equal(t, idle, p.Servers()[0].Stats().Idle, "aborted: %v", aborted)
+			require.Equal(t, idle, p.List().Servers[0].Stats().Idle, "aborted: %v", aborted)
 			return nil
 		})
 		cancel()
@@ -47,9 +47,9 @@ func TestCloseOfAnAbortedLaneKeepsNoSocket(t *testing.T) {
 func TestARefusedSocketIsLookedAt(t *testing.T) {
 	p := openRefusing(t)
 	_ = p.Do(context.Background(), func(l *Lane) error {
-		return l.Client(p.Servers()[0]).Delete("k")
+		return l.Client(p.List().Servers[0]).Delete("k")
 	})
-	sock := p.Servers()[0].idle[0]
+	sock := p.List().Servers[0].idle[0]
 	looked := false
 	look := sock.peeker.fn
 	sock.peeker.fn = func(fd uintptr) { looked = true; look(fd) }
@@ -58,7 +58,7 @@ func TestARefusedSocketIsLookedAt(t *testing.T) {
 	require.True(t, looked)
 
 	// By the pipeline too.
-	c := &Conn{server: p.Servers()[0]}
+	c := &Conn{server: p.List().Servers[0]}
 	c.sock.Store(sock)
 	c.Refused()
 	require.Equal(t, used-checkAfter, sock.used)
@@ -71,7 +71,7 @@ func TestSpoilClosesTheSocketOfACompleteReply(t *testing.T) {
 		l.Spoil()
 		return errors.New("mine")
 	})
-	require.Zero(t, p.Servers()[0].Stats().Idle)
+	require.Zero(t, p.List().Servers[0].Stats().Idle)
 }
 
 // broken is a connection whose other end is known to be gone when it is written to.
@@ -82,10 +82,10 @@ func (broken) Write([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 func TestAReadThatCannotBeWrittenIsSentAgain(t *testing.T) {
 	p := open(t, nil)
 	require.NoError(t, p.Do(context.Background(), get))
-	sock := p.Servers()[0].idle[0]
+	sock := p.List().Servers[0].idle[0]
 	sock.Conn = broken{sock.Conn}
 	require.NoError(t, p.Do(context.Background(), get))
-	require.EqualValues(t, 2, p.Servers()[0].Stats().Dials)
+	require.EqualValues(t, 2, p.List().Servers[0].Stats().Dials)
 }
 
 // A read that sent nothing, as without the meta protocol, is over.
@@ -93,7 +93,7 @@ func TestAWriteAfterAReadIsNotSentAgain(t *testing.T) {
 	p := open(t, nil)
 	require.NoError(t, p.Do(context.Background(), get))
 	_ = p.Do(context.Background(), func(l *Lane) error {
-		c := l.Conn(p.Servers()[0])
+		c := l.Conn(p.List().Servers[0])
 		require.NoError(t, c.BeginRead())
 		require.NoError(t, c.Begin())
 		sock := c.sock.Load()

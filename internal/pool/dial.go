@@ -16,8 +16,8 @@ import (
 // errAbandoned means that a dial was given up, as the server is known to be down.
 var errAbandoned = errors.New("the dial was given up")
 
-// dial opens a socket, by open, within the dial timeout. No caller's context ends it: the next
-// caller finds the connection, and a server that does not answer has failed however
+// dial opens a socket, by open, within the dial timeout. No caller's context ends it: the
+// next caller finds the connection, and a server that does not answer has failed however
 // soon the callers gave up.
 func (s *Server) dial(ctx context.Context, open func(context.Context) (*socket, error)) (*socket, error) {
 	deadline := time.Now().Add(s.cfg.DialTimeout)

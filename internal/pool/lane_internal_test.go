@@ -64,7 +64,7 @@ func TestAbortRacesWithTheEndOfACall(t *testing.T) {
 		})
 	}
 	callers.Wait()
-	st := p.Servers()[0].Stats()
+	st := p.List().Servers[0].Stats()
 	require.Zero(t, st.InUse)
 	require.Zero(t, st.Timeouts)
 	require.Equal(t, Up, st.State)
@@ -87,8 +87,8 @@ func TestLaneOfAPanicIsNotReused(t *testing.T) {
 	}
 	require.NotSame(t, lanes[0], lanes[1])
 	require.NotSame(t, lanes[1], lanes[2])
-	require.Zero(t, p.Servers()[0].Stats().InUse)
-	require.Zero(t, p.Servers()[0].Stats().Idle)
+	require.Zero(t, p.List().Servers[0].Stats().InUse)
+	require.Zero(t, p.List().Servers[0].Stats().Idle)
 }
 
 // A lane keeps no connection that its client has closed.
@@ -115,7 +115,7 @@ func TestContextEndsAWriteInPieces(t *testing.T) {
 	start := time.Now()
 	piece := []byte("set k 0 0 1000\r\n" + strings.Repeat("v", 1000) + "\r\n")
 	err := p.Do(ctx, func(l *Lane) error {
-		c := l.Conn(p.Servers()[0])
+		c := l.Conn(p.List().Servers[0])
 		err := c.Begin()
 		for err == nil {
 			_, err = c.Send(piece)

@@ -72,10 +72,10 @@ func newList(entries []Entry, byKetama bool, server func(Addr) *Server) *List {
 }
 
 func ketamaServer(a Addr) ketama.Server {
-	host, port, err := net.SplitHostPort(a.Address)
-	if a.Net == "unix" || err != nil {
+	if a.Net == "unix" {
 		return ketama.Server{Host: a.Address}
 	}
+	host, port, _ := net.SplitHostPort(a.Address)
 	n, _ := strconv.ParseUint(port, 10, 16)
 	return ketama.Server{Host: host, Port: uint16(n)}
 }

@@ -39,7 +39,7 @@ func TestPickIsGomemcaches(t *testing.T) {
 			key := string(rune('a'+rand.IntN(26))) + string(rune('a'+rand.IntN(26))) + string(rune('0'+rand.IntN(10)))
 			want, err := list.PickServer(key)
 			require.NoError(t, err)
-			require.Equal(t, want.String(), p.Servers()[p.List().Pick(key)].Address, key)
+			require.Equal(t, want.String(), p.List().Servers[p.List().Pick(key)].Address, key)
 		}
 	}
 }

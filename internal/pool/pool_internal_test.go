@@ -58,5 +58,5 @@ func TestIdleSocketsAreBounded(t *testing.T) {
 		})
 	}
 	calls.Wait()
-	require.Equal(t, 4, p.Servers()[0].Stats().Idle)
+	require.Equal(t, 4, p.List().Servers[0].Stats().Idle)
 }

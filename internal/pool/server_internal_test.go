@@ -19,7 +19,7 @@ func TestSweepRacesWithIdling(t *testing.T) {
 		time.Sleep(limit - time.Millisecond + time.Duration(rand.IntN(2000))*time.Microsecond)
 		require.NoError(t, p.Do(context.Background(), get))
 		deadline := time.Now().Add(5 * time.Second)
-		for p.Servers()[0].Stats().Idle > 0 {
+		for p.List().Servers[0].Stats().Idle > 0 {
 			require.True(t, time.Now().Before(deadline), "no sweep came")
 			time.Sleep(time.Millisecond)
 		}

@@ -62,9 +62,6 @@ func (p *Pool) Knows(s *Server) bool {
 // List returns the list that is valid now.
 func (p *Pool) List() *List { return p.list.Load() }
 
-// Servers returns those of that list.
-func (p *Pool) Servers() []*Server { return p.list.Load().Servers }
-
 // server returns the server with that address. One that is not in the list any more has
 // left since a client of gomemcache's picked it.
 func (p *Pool) server(address string) *Server {

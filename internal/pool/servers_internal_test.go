@@ -15,7 +15,7 @@ import (
 // been; any other comes back as it was.
 func TestServersThatLeftAreForgotten(t *testing.T) {
 	p := open(t, nil)
-	first := p.Servers()[0]
+	first := p.List().Servers[0]
 	require.NoError(t, p.Do(context.Background(), get))
 	for i := range 100 {
 		p.SetServers(entries(fmt.Sprintf("127.0.0.1:%d", i+1)))
@@ -26,7 +26,7 @@ func TestServersThatLeftAreForgotten(t *testing.T) {
 	require.Same(t, p.server("host:1"), p.server("host:1"))
 	require.Len(t, p.known, 111)
 	p.SetServers(entries(first.Address))
-	require.Same(t, first, p.Servers()[0])
+	require.Same(t, first, p.List().Servers[0])
 	require.False(t, first.retired.Load())
 
 	busy := p.server("host:5")
@@ -38,7 +38,7 @@ func TestServersThatLeftAreForgotten(t *testing.T) {
 	require.Len(t, p.known, 3)
 	require.True(t, p.Knows(busy), "it is in use")
 	require.True(t, p.Knows(first), "it has just left")
-	require.Equal(t, "127.0.0.1:7", p.Servers()[0].Address)
+	require.Equal(t, "127.0.0.1:7", p.List().Servers[0].Address)
 	busy.replacing = 0
 }
 
@@ -46,7 +46,7 @@ func TestServersThatLeftAreForgotten(t *testing.T) {
 func TestAServerThatLeftServes(t *testing.T) {
 	fake := memcachedtest.StartFake(t, nil)
 	p := open(t, func(cfg *Config) { cfg.Servers = entries(fake.Addr(), "127.0.0.1:1") })
-	s := p.Servers()[0]
+	s := p.List().Servers[0]
 	get := func() error {
 		return p.Do(context.Background(), func(l *Lane) error {
 			if err := l.Client(s).Delete("k"); err != nil {
@@ -66,7 +66,7 @@ func TestAServerThatLeftServes(t *testing.T) {
 	memcachedtest.Eventually(t, func() bool { return s.Stats().InUse == 0 && fake.Open() == 0 }, "nothing is kept")
 
 	p.SetServers(entries(fake.Addr()))
-	require.Same(t, s, p.Servers()[0])
+	require.Same(t, s, p.List().Servers[0])
 	require.NoError(t, get())
 	require.Equal(t, 2, s.Stats().Idle)
 	p.Close()
@@ -87,7 +87,7 @@ func TestCloseCutsACallOnAServerThatLeftEarlier(t *testing.T) {
 		cfg.Servers = entries(fake.Addr())
 		cfg.ReadTimeout = time.Minute
 	})
-	s := p.Servers()[0] // the call picks it
+	s := p.List().Servers[0] // the call picks it
 	p.SetServers(entries("127.0.0.1:1"))
 	p.SetServers(entries("127.0.0.1:2"))
 	ended := make(chan error, 1)
@@ -108,7 +108,7 @@ func TestCloseCutsACallOnAServerThatLeftEarlier(t *testing.T) {
 func TestNothingIsDialledAfterClose(t *testing.T) {
 	fake := memcachedtest.StartFake(t, nil)
 	p := open(t, func(cfg *Config) { cfg.Servers = entries(fake.Addr()) })
-	s := p.Servers()[0]
+	s := p.List().Servers[0]
 	err := p.Do(context.Background(), func(l *Lane) error {
 		p.SetServers(entries("127.0.0.1:1"))
 		p.SetServers(entries("127.0.0.1:2"))
@@ -127,10 +127,11 @@ func TestDialsOfAServerThatLeftEnd(t *testing.T) {
 		cfg.FailureLimit = 1
 		cfg.Warnf = func(f string, _ ...any) { warned <- f }
 	})
-	s := p.Servers()[0]
+	s := p.List().Servers[0]
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	_ = p.Do(ctx, func(l *Lane) error { return l.Conn(s).Begin() })
+	require.ErrorIs(t, p.Do(ctx, func(l *Lane) error { return l.Conn(s).Begin() }), context.DeadlineExceeded)
+	require.Equal(t, 1, s.Stats().Dialing)
 	p.SetServers(entries("127.0.0.1:1"))
 	memcachedtest.Eventually(t, func() bool { return s.Stats().Dialing == 0 }, "nothing is dialled")
 	require.Equal(t, Up, s.Stats().State)
@@ -147,7 +148,7 @@ func TestADialThatIsGivenUpTellsNothing(t *testing.T) {
 	memcachedtest.Eventually(t, func() bool { return fake.Count("mn") == 1 }, "it is asked")
 	cancel()
 	require.ErrorIs(t, <-ended, context.Canceled)
-	s := p.Servers()[0]
+	s := p.List().Servers[0]
 	p.SetServers(entries("127.0.0.1:1"))
 	memcachedtest.Eventually(t, func() bool { return s.Stats().Dialing == 0 }, "nothing is dialled")
 	fake.SetScript(nil)
@@ -164,14 +165,14 @@ func TestADialThatIsGivenUpTellsNothing(t *testing.T) {
 func TestAConnectionFollowsItsServer(t *testing.T) {
 	fake := memcachedtest.StartFake(t, nil)
 	p := open(t, func(cfg *Config) { cfg.Servers = entries(fake.Addr()) })
-	c := &Conn{server: p.Servers()[0], follows: p, eager: true}
+	c := &Conn{server: p.List().Servers[0], follows: p, eager: true}
 	p.SetServers(entries("127.0.0.1:1"))
 	c.server.left -= forgetAfter
 	p.SetServers(entries("127.0.0.1:2"))
 	p.SetServers(entries(fake.Addr()))
-	require.NotSame(t, c.server, p.Servers()[0])
+	require.NotSame(t, c.server, p.List().Servers[0])
 	require.NoError(t, c.Begin())
-	require.Same(t, c.server, p.Servers()[0])
+	require.Same(t, c.server, p.List().Servers[0])
 	c.Release()
 	require.Equal(t, 1, c.server.Stats().Idle)
 }

@@ -23,7 +23,7 @@ func TestTicketsAreNoStaleness(t *testing.T) {
 		cfg.TLS = config
 	})
 	connect := func() *socket {
-		sock, err := p.Servers()[0].connect(context.Background())
+		sock, err := p.List().Servers[0].connect(context.Background())
 		require.NoError(t, err)
 		t.Cleanup(sock.close)
 		memcachedtest.Eventually(t, func() bool { return sock.peeker.peek() == readable }, "the tickets are there")
@@ -51,7 +51,7 @@ func TestUnaskedSocketsAreRetired(t *testing.T) {
 	p := open(t, func(cfg *Config) { cfg.Servers = entries(fake.Addr()) })
 	meta := func() (meta bool) {
 		require.NoError(t, p.Do(context.Background(), func(l *Lane) error {
-			c := l.Conn(p.Servers()[0])
+			c := l.Conn(p.List().Servers[0])
 			err := c.Begin()
 			meta = c.Meta()
 			return err
@@ -61,16 +61,16 @@ func TestUnaskedSocketsAreRetired(t *testing.T) {
 	require.False(t, meta())
 	fake.SetScript(nil) // upgraded, but the socket does not know
 	require.False(t, meta())
-	require.EqualValues(t, 3, p.Servers()[0].Stats().Dials)
+	require.EqualValues(t, 3, p.List().Servers[0].Stats().Dials)
 
-	idle := p.Servers()[0].idle
+	idle := p.List().Servers[0].idle
 	require.Len(t, idle, 1)
 	require.WithinDuration(t, time.Now().Add(metaAgain), idle[0].askAgain, metaAgain/2)
 	idle[0].askAgain = time.Now()
-	p.Servers()[0].askAgain.Store(time.Now().UnixNano())
+	p.List().Servers[0].askAgain.Store(time.Now().UnixNano())
 	require.True(t, meta())
-	require.EqualValues(t, 4, p.Servers()[0].Stats().Dials)
-	require.EqualValues(t, 1, p.Servers()[0].Stats().Stale)
+	require.EqualValues(t, 4, p.List().Servers[0].Stats().Dials)
+	require.EqualValues(t, 1, p.List().Servers[0].Stats().Stale)
 	require.True(t, meta())
-	require.EqualValues(t, 4, p.Servers()[0].Stats().Dials)
+	require.EqualValues(t, 4, p.List().Servers[0].Stats().Dials)
 }
