@@ -343,6 +343,7 @@ var newcomersMistakes = []struct {
 			logger := drivertest.NewLog()
 			store := drivertest.OpenStore(t, memcachedtest.Addr(t), driver.WithLogger(logger))
 			require.NoError(t, store.Set(t.Context(), "newcomer:ttl", 1, kv.WithTTL(60)))
+			logger.Await(t, 1) // it is told beside the call
 			return errors.New(strings.Join(logger.Lines(), "\n"))
 		},
 		wrong: "a TTL of 60ns is under a millisecond",
