@@ -32,9 +32,16 @@ func (db *MemcachedDB) MGet(ctx context.Context, keys []string) ([][]byte, error
 	err := db.batch(ctx, "mget", keys, func(c *pool.Conn, g *group) {
 		err := pipeline.Get(c, g.keys, func(i int, value []byte) { values[g.index(i)] = value })
 		g.fillDuplicates(values)
-		if err != nil {
-			g.fail("mget", g.without(values), err)
+		for i := range g.keys {
+			if value := values[g.index(i)]; value != nil {
+				g.found(len(value))
+			}
 		}
+		if err != nil {
+			g.fail(g.without(values), err)
+			return
+		}
+		g.Misses = len(g.keys) - g.Hits
 	})
 	return values, err
 }
@@ -94,19 +101,32 @@ func (db *MemcachedDB) MSet(ctx context.Context, pairs map[string][]byte, ttl ti
 	return db.batch(ctx, "mset", keys, func(c *pool.Conn, g *group) {
 		items := make([]pipeline.Item, len(g.keys))
 		for i, key := range g.keys {
-			items[i] = pipeline.Item{Key: key, Value: pairs[key]}
+			items[i] = pipeline.Item{Key: key, Value: pairs[keys[g.index(i)]]}
 		}
 		if g.session.isSubsecond(ttl) {
 			g.setSubsecond(c, items, ttl)
 			return
 		}
+		for _, it := range items {
+			g.stored(len(it.Value))
+		}
 		unanswered, err := pipeline.MSet(c, items, expiration(ttl, time.Now), func(items []pipeline.Item, err error) {
-			g.refuse("mset", err, keysOf(items)...)
+			g.notStored(items)
+			g.refuse(err, keysOf(items)...)
 		})
 		if err != nil {
-			g.fail("mset", keysOf(unanswered), err)
+			g.notStored(unanswered)
+			g.fail(keysOf(unanswered), err)
 		}
 	})
+}
+
+// notStored takes back that items were stored.
+func (g *group) notStored(items []pipeline.Item) {
+	g.Stores -= len(items)
+	for _, it := range items {
+		g.BytesWritten -= len(it.Value)
+	}
 }
 
 func (g *group) setSubsecond(c *pool.Conn, items []pipeline.Item, ttl time.Duration) {
@@ -114,11 +134,13 @@ func (g *group) setSubsecond(c *pool.Conn, items []pipeline.Item, ttl time.Durat
 	err := g.node.storeAllSubsecond(c, items, ttl, 0, func(i int, r pipeline.SetResult) {
 		answered++
 		if r.Err != nil {
-			g.refuse("mset", r.Err, items[i].Key)
+			g.refuse(r.Err, items[i].Key)
+			return
 		}
+		g.stored(len(items[i].Value))
 	})
 	if err != nil {
-		g.fail("mset", keysOf(items[answered:]), err)
+		g.fail(keysOf(items[answered:]), err)
 	}
 }
 
@@ -139,24 +161,25 @@ func (db *MemcachedDB) Delete(ctx context.Context, keys ...string) (int64, error
 	}
 	var deleted atomic.Int64
 	err := db.batch(ctx, "delete", keys, func(c *pool.Conn, g *group) {
-		n, answered, err := pipeline.Delete(c, g.keys, func(i int, err error) { g.refuse("delete", err, g.keys[i]) })
+		n, answered, err := pipeline.Delete(c, g.keys, func(i int, err error) { g.refuse(err, g.keys[i]) })
 		deleted.Add(n)
 		if err != nil {
-			g.fail("delete", g.keys[answered:], err)
+			g.fail(g.keys[answered:], err)
 		}
 	})
 	return deleted.Load(), err
 }
 
-func (db *MemcachedDB) delete(ctx context.Context, key string) (int64, error) {
-	s, err := db.use(ctx, "delete", key)
+func (db *MemcachedDB) delete(ctx context.Context, key string) (n int64, err error) {
+	c, err := db.call(ctx, "delete", key)
+	defer c.end(&err)
 	if err != nil {
 		return 0, err
 	}
-	err = s.viaClient(ctx, "delete", s.pick(key), key, memcache.ErrCacheMiss, func(c *memcache.Client) error {
-		return c.Delete(key)
+	err = c.viaClient(memcache.ErrCacheMiss, func(client *memcache.Client) error {
+		return client.Delete(c.key)
 	}, func(l *link.Links) error {
-		return orMiss(l.Delete(ctx, key))
+		return orMiss(l.Delete(c.ctx, c.key))
 	})
 	switch err {
 	case nil:
@@ -180,40 +203,55 @@ func (db *MemcachedDB) Exists(ctx context.Context, keys ...string) (int64, error
 	err := db.batch(ctx, "exists", keys, func(c *pool.Conn, g *group) {
 		n, err := pipeline.Exists(c, g.keys)
 		if err != nil {
-			g.fail("exists", g.keys, err)
+			g.fail(g.keys, err)
 			return
 		}
+		g.Hits, g.Misses = int(n), len(g.keys)-int(n)
 		count.Add(n)
 	})
 	return count.Load(), err
 }
 
 func (db *MemcachedDB) exists(ctx context.Context, key string) (n int64, err error) {
-	s, err := db.use(ctx, "exists", key)
+	c, err := db.call(ctx, "exists", key)
+	defer c.end(&err)
 	if err != nil {
 		return 0, err
 	}
-	err = s.viaConn(ctx, "exists", s.pick(key), key, func(c *pool.Conn) error {
-		n, err = pipeline.Exists(c, []string{key})
+	err = c.viaConn(func(conn *pool.Conn) error {
+		n, err = pipeline.Exists(conn, []string{c.key})
 		return err
 	}, func(l *link.Links) error {
-		found, err := l.Exists(ctx, key)
+		found, err := l.Exists(c.ctx, c.key)
 		if found {
 			n = 1
 		}
 		return err
 	})
+	if err == nil {
+		c.Hits, c.Misses = int(n), 1-int(n)
+	}
 	return n, err
 }
 
 // batch groups keys by their servers and runs fn for each group.
-func (db *MemcachedDB) batch(ctx context.Context, op string, keys []string, fn func(*pool.Conn, *group)) error {
+func (db *MemcachedDB) batch(ctx context.Context, op string, keys []string, fn func(*pool.Conn, *group)) (err error) {
 	s, err := db.opened(op, keys...)
-	if err != nil || len(keys) == 0 {
+	if err == nil && len(keys) == 0 {
+		return nil
+	}
+	o := s.begin(ctx, op, "", false, keys...)
+	defer func() { o.end(nil, err) }()
+	if err == nil {
+		err = s.ready(o.ctx, op, keys...)
+	}
+	if err != nil {
 		return err
 	}
-	if err := s.ready(ctx, op, keys...); err != nil {
-		return err
+	groups := s.split(op, s.serverKeys(keys))
+	err = s.each(o.ctx, groups, fn)
+	for _, g := range groups {
+		o.add(&g.operation)
 	}
-	return s.each(ctx, op, s.split(keys), fn)
+	return err
 }

@@ -22,9 +22,7 @@ func CASTTL(ttl time.Duration) CASOption {
 
 // swap is one CompareAndSwap under way.
 type swap struct {
-	session *session
-	node    *node
-	key     string
+	call
 	ttl     *time.Duration // of CASTTL
 	current *pipeline.Found
 }
@@ -55,29 +53,35 @@ type swap struct {
 // server, two, or three or a few more for a key that expires, has write and read
 // timeouts of its own. A swap that was cut off by ctx or by a failure may or may not
 // have happened.
-func (db *MemcachedDB) CompareAndSwap(ctx context.Context, key string, update func(current []byte) ([]byte, error), opts ...CASOption) error {
-	const op = "cas"
-	s, err := db.use(ctx, op, key)
+func (db *MemcachedDB) CompareAndSwap(ctx context.Context, key string, update func(current []byte) ([]byte, error), opts ...CASOption) (err error) {
+	w := &swap{}
+	w.call, err = db.call(ctx, "cas", key)
+	defer w.end(&err)
 	if err != nil {
 		return err
 	}
-	w := &swap{session: s, node: s.pick(key), key: key}
 	for _, opt := range opts {
 		opt(w)
 	}
-	if err := s.viaConn(ctx, op, w.node, key, w.read, nil); err != nil {
+	if err := w.viaConn(w.read, nil); err != nil {
 		return err
 	}
+	w.found(len(w.current.Value))
+	err = errPanic
 	value, err := update(w.current.Value)
 	if err != nil {
-		return &OpError{Op: op, Keys: []string{key}, Err: fmt.Errorf("update: %w", err)}
+		return &OpError{Op: w.op, Keys: []string{key}, Err: fmt.Errorf("update: %w", err)}
 	}
 	w.current.Value = value
-	if s.pick(key) != w.node {
+	if w.pick(w.key) != w.node {
 		// Its CAS number is one of the server that the key was read from.
-		return &OpError{Op: op, Keys: []string{key}, Err: fmt.Errorf("%w: the list of servers has changed, and the key's server with it", kv.ErrConflict)}
+		return &OpError{Op: w.op, Keys: []string{key}, Err: fmt.Errorf("%w: the list of servers has changed, and the key's server with it", kv.ErrConflict)}
 	}
-	return s.viaConn(ctx, op, w.node, key, w.write, nil)
+	if err := w.viaConn(w.write, nil); err != nil {
+		return err
+	}
+	w.stored(len(value))
+	return nil
 }
 
 func (w *swap) read(c *pool.Conn) (err error) {

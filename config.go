@@ -53,6 +53,12 @@ type config struct {
 
 	logger log.Logger // nil is none
 
+	keyPrefix  string
+	pingPolicy PingPolicy
+
+	tracer     Tracer // nil is none
+	tracedKeys bool
+
 	store []kv.Option // of WithStoreOptions
 }
 
@@ -65,6 +71,7 @@ func defaultConfig() config {
 		maxOpenConns: defaultMaxOpenConns,
 		maxIdleConns: common.PoolSize,
 		distribution: Modulo,
+		pingPolicy:   PingAll,
 
 		discoveryInterval: defaultDiscoveryInterval,
 		resolver:          net.DefaultResolver,

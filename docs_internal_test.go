@@ -169,6 +169,9 @@ func TestReadmeHasEveryOption(t *testing.T) {
 		"discovery":            "none",
 		"discovery_interval":   c.discoveryInterval,
 		"distribution":         c.distribution,
+		"key_prefix":           "none",
+		"ping":                 c.pingPolicy,
+		"traced_keys":          c.tracedKeys,
 		"ttl_query":            c.ttlQuery,
 	}
 	rows := readmeTable(t, "## Options")

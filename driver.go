@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,12 +20,17 @@ import (
 // MemcachedDB is a [driver.Driver] for one or more Memcached servers. It is made
 // by [New], and safe for concurrent use.
 type MemcachedDB struct {
+	opts    []driver.Option
 	opening sync.Mutex // one Open or Close at a time
 	session atomic.Pointer[session]
 }
 
-// New returns a driver that is not open yet.
-func New() *MemcachedDB { return &MemcachedDB{} }
+// New returns a driver that is not open yet. Each Open has opts, before its own: for
+// drivers that are opened by their name and a DSN alone, which has no words for a
+// [Tracer] or a TLS configuration:
+//
+//	kv.RegisterDriver("memcached", func() driver.Driver { return memcacheddriver.New(memcacheddriver.WithTracer(t)) })
+func New(opts ...driver.Option) *MemcachedDB { return &MemcachedDB{opts: opts} }
 
 // Open readies the driver for the servers of dsn. It dials nothing and looks up
 // no name, so a service starts while a cache node is down; [MemcachedDB.Ping] is
@@ -37,7 +43,7 @@ func New() *MemcachedDB { return &MemcachedDB{} }
 //
 // It returns [ErrInvalidDSN], [ErrInvalidOption] or [ErrAlreadyOpen].
 func (db *MemcachedDB) Open(ctx context.Context, dsn string, opts ...driver.Option) error {
-	c, err := newConfig(dsn, opts)
+	c, err := newConfig(dsn, append(slices.Clip(db.opts), opts...))
 	if err == nil && len(c.store) > 0 {
 		err = fmt.Errorf("%w: WithStoreOptions is for OpenStore; give the options to kv.Open", ErrInvalidOption)
 	}
@@ -83,26 +89,18 @@ func (db *MemcachedDB) Close() error {
 	return nil
 }
 
-// use checks the keys of a call and returns the session of an open driver that knows
-// its servers.
-func (db *MemcachedDB) use(ctx context.Context, op string, keys ...string) (*session, error) {
-	s, err := db.opened(op, keys...)
-	if err == nil {
-		err = s.ready(ctx, op, keys...)
+// opened returns the session of an open driver, and an error where a call on keys cannot
+// begin.
+func (db *MemcachedDB) opened(op string, keys ...string) (*session, error) {
+	s, prefix := db.session.Load(), ""
+	if s != nil {
+		prefix = s.cfg.keyPrefix
+	}
+	err := checkKeys(op, prefix, keys...)
+	if err == nil && s == nil {
+		err = &OpError{Op: op, Err: ErrNotOpen}
 	}
 	return s, err
-}
-
-// opened is use for a call that may need no server.
-func (db *MemcachedDB) opened(op string, keys ...string) (*session, error) {
-	if err := checkKeys(op, keys...); err != nil {
-		return nil, err
-	}
-	s := db.session.Load()
-	if s == nil {
-		return nil, &OpError{Op: op, Err: ErrNotOpen}
-	}
-	return s, nil
 }
 
 // Do runs fn with a gomemcache client that is bound to ctx: when ctx ends, what
@@ -118,13 +116,19 @@ func (db *MemcachedDB) opened(op string, keys ...string) (*session, error) {
 //
 // Do returns fn's error as it is, or an error that is ctx's, [ErrNotOpen], or that of a
 // [WithDiscovery] that has found no servers yet, without having called fn. A write that was cut off may or may not have happened.
-func (db *MemcachedDB) Do(ctx context.Context, fn func(*memcache.Client) error) error {
-	s, err := db.use(ctx, "do")
+func (db *MemcachedDB) Do(ctx context.Context, fn func(*memcache.Client) error) (err error) {
+	s, err := db.opened("do")
+	o := s.begin(ctx, "do", "", false)
+	defer func() { o.end(nil, err) }()
+	if err == nil {
+		err = s.ready(o.ctx, "do")
+	}
 	if err != nil {
 		return err
 	}
 	called := false
-	err = s.pool.Lend(ctx, func(c *memcache.Client) error {
+	err = errPanic
+	err = s.pool.Lend(o.ctx, func(c *memcache.Client) error {
 		called = true
 		return fn(c)
 	})
@@ -139,24 +143,24 @@ func (db *MemcachedDB) Do(ctx context.Context, fn func(*memcache.Client) error) 
 // Get ends with ctx, at the latest after the dial, write and read timeouts, and once
 // more the dial timeout where it had to wait for a connection; or twice that where it is
 // sent again, as the server had closed its connection.
-func (db *MemcachedDB) Get(ctx context.Context, key string) ([]byte, error) {
-	s, err := db.use(ctx, "get", key)
+func (db *MemcachedDB) Get(ctx context.Context, key string) (value []byte, err error) {
+	c, err := db.call(ctx, "get", key)
+	defer c.end(&err)
 	if err != nil {
 		return nil, err
 	}
-	var value []byte
-	n := s.pick(key)
-	err = s.viaClient(ctx, "get", n, key, memcache.ErrCacheMiss, func(c *memcache.Client) (err error) {
-		value, err = get(c, key)
+	err = c.viaClient(memcache.ErrCacheMiss, func(client *memcache.Client) (err error) {
+		value, err = get(client, c.key)
 		return err
 	}, func(l *link.Links) error {
 		found := false
-		value, found, err = l.Get(ctx, key)
+		value, found, err = l.Get(c.ctx, c.key)
 		return orMiss(found, err)
 	})
 	switch err {
 	case nil:
-		n.links.Got(key, len(value))
+		c.node.links.Got(c.key, len(value))
+		c.found(len(value))
 		return value, nil
 	case memcache.ErrCacheMiss:
 		return nil, kv.ErrNotFound
@@ -221,21 +225,30 @@ func (db *MemcachedDB) SetXX(ctx context.Context, key string, value []byte, ttl 
 	return db.store(ctx, "setxx", key, value, ttl, pipeline.ModeReplace)
 }
 
-func (db *MemcachedDB) store(ctx context.Context, op, key string, value []byte, ttl time.Duration, mode pipeline.Mode) (bool, error) {
-	s, err := db.use(ctx, op, key)
+func (db *MemcachedDB) store(ctx context.Context, op, key string, value []byte, ttl time.Duration, mode pipeline.Mode) (stored bool, err error) {
+	c, err := db.call(ctx, op, key)
+	defer c.end(&err)
 	if err != nil {
 		return false, err
 	}
-	if s.isSubsecond(ttl) {
-		return s.storeSubsecond(ctx, op, key, value, ttl, mode)
+	if c.isSubsecond(ttl) {
+		stored, err = c.storeSubsecond(value, ttl, mode)
+	} else {
+		stored, err = c.store(value, expiration(ttl, time.Now), mode)
 	}
+	if stored {
+		c.stored(len(value))
+	}
+	return stored, err
+}
+
+func (c *call) store(value []byte, expires int32, mode pipeline.Mode) (stored bool, err error) {
 	var no error
 	if mode != 0 {
 		no = memcache.ErrNotStored
 	}
-	expires := expiration(ttl, time.Now)
 	shared := func(l *link.Links) error {
-		r, err := l.Set(ctx, &pipeline.Set{Item: pipeline.Item{Key: key, Value: value}, Expiration: pipeline.Expiration{Meta: expires, Classic: expires}, Mode: mode}, false)
+		r, err := l.Set(c.ctx, &pipeline.Set{Item: pipeline.Item{Key: c.key, Value: value}, Expiration: pipeline.Expiration{Meta: expires, Classic: expires}, Mode: mode}, false)
 		if err == nil && r.Status != pipeline.StatusStored {
 			return memcache.ErrNotStored
 		}
@@ -244,15 +257,15 @@ func (db *MemcachedDB) store(ctx context.Context, op, key string, value []byte, 
 	if len(value) > link.MaxValue {
 		shared = nil
 	}
-	err = s.viaClient(ctx, op, s.pick(key), key, no, func(c *memcache.Client) error {
-		item := &memcache.Item{Key: key, Value: value, Expiration: expires}
+	err = c.viaClient(no, func(client *memcache.Client) error {
+		item := &memcache.Item{Key: c.key, Value: value, Expiration: expires}
 		switch mode {
 		case pipeline.ModeAdd:
-			return c.Add(item)
+			return client.Add(item)
 		case pipeline.ModeReplace:
-			return c.Replace(item)
+			return client.Replace(item)
 		}
-		return c.Set(item)
+		return client.Set(item)
 	}, shared)
 	if err == memcache.ErrNotStored {
 		return false, nil

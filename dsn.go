@@ -209,6 +209,9 @@ var params = []struct {
 	{"discovery", func(c *config, v string) error { return parseDiscovery(v, &c.discovery) }},
 	{"discovery_interval", func(c *config, v string) error { return parseDuration(v, &c.discoveryInterval) }},
 	{"distribution", func(c *config, v string) error { return parseDistribution(v, &c.distribution) }},
+	{"key_prefix", func(c *config, v string) error { return parseKeyPrefix(v, &c.keyPrefix) }},
+	{"ping", func(c *config, v string) error { return parsePingPolicy(v, &c.pingPolicy) }},
+	{"traced_keys", func(c *config, v string) error { return parseBool(v, &c.tracedKeys) }},
 	{"ttl_query", func(c *config, v string) error { return parseBool(v, &c.ttlQuery) }},
 }
 
@@ -307,6 +310,26 @@ func parseDiscovery(s string, to *Discovery) error {
 		return fmt.Errorf("it is neither %s nor %s", ElastiCache, SRV)
 	}
 	*to = d
+	return nil
+}
+
+func parsePingPolicy(s string, to *PingPolicy) error {
+	p := PingPolicy(s)
+	if p != PingAll && p != PingAny {
+		return fmt.Errorf("it is neither %s nor %s", PingAll, PingAny)
+	}
+	*to = p
+	return nil
+}
+
+func parseKeyPrefix(s string, to *string) error {
+	switch {
+	case !isKey(s):
+		return fmt.Errorf("there is a space or a control character in it, which no key can have")
+	case len(s) >= maxKey:
+		return fmt.Errorf("with its %d bytes it leaves no room for a key, which has up to %d together with it", len(s), maxKey)
+	}
+	*to = s
 	return nil
 }
 

@@ -125,6 +125,13 @@ func TestDSNParametersSetTheConfig(t *testing.T) {
 		"ttl_query=true":             func(c *config) { c.ttlQuery = true },
 		"ttl_query=1":                func(c *config) { c.ttlQuery = true },
 		"ttl_query=false":            func(c *config) {},
+		"traced_keys=true":           func(c *config) { c.tracedKeys = true },
+		"traced_keys=false":          func(c *config) {},
+		"ping=any":                   func(c *config) { c.pingPolicy = PingAny },
+		"ping=all":                   func(c *config) {},
+		"key_prefix=app:":            func(c *config) { c.keyPrefix = "app:" },
+		"key_prefix=a%26b":           func(c *config) { c.keyPrefix = "a&b" },
+		"key_prefix=":                func(c *config) {},
 		"tls=true":                   func(c *config) { c.tls = &tls.Config{} },
 		"tls=false":                  func(c *config) {},
 		"insecure_credentials=true":  func(c *config) { c.insecureCredentials = true },
@@ -163,6 +170,7 @@ func TestDSNParametersAreAllTested(t *testing.T) {
 	assert.ElementsMatch(t, []string{
 		"timeout", "dial_timeout", "read_timeout", "write_timeout", "max_open_conns", "max_idle_conns", "pool_size", "conn_max_idle_time",
 		"server_failure_limit", "server_retry_timeout", "tls", "insecure_credentials", "discovery", "discovery_interval", "distribution", "ttl_query",
+		"key_prefix", "ping", "traced_keys",
 	}, names)
 }
 

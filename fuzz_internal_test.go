@@ -122,7 +122,7 @@ func FuzzKey(f *testing.F) {
 	}
 	client := memcache.NewFromSelector(notOpen{})
 	f.Fuzz(func(t *testing.T, key string) {
-		err := checkKey(key)
+		err := checkKey("", key)
 		switch {
 		case key == "":
 			if err != kv.ErrKeyEmpty {

@@ -10,10 +10,12 @@ import (
 
 // group is what a batch asks of one server, and what went wrong there.
 type group struct {
+	operation
+	op      string
 	session *session
 	node    *node
-	keys    []string
-	indexes []int // of keys in the batch; nil where they are all of it
+	keys    []string // as they are on the server
+	indexes []int    // of keys in the batch; nil where they are all of it
 	errs    []error
 }
 
@@ -26,17 +28,17 @@ func (g *group) index(i int) int {
 }
 
 // fail records that keys were not served.
-func (g *group) fail(op string, keys []string, err error) {
-	g.errs = append(g.errs, opError(op, g.node.server, err, keys...))
+func (g *group) fail(keys []string, err error) {
+	g.errs = append(g.errs, opError(g.op, g.node.server, err, g.session.callerKeys(keys)...))
 }
 
 // refuse records that the server refused keys; those with the same reason are
 // one error.
-func (g *group) refuse(op string, err error, keys ...string) {
-	refusal := opError(op, g.node.server, err, keys...).(*OpError)
+func (g *group) refuse(err error, keys ...string) {
+	refusal := opError(g.op, g.node.server, err, g.session.callerKeys(keys)...).(*OpError)
 	for _, e := range g.errs {
 		if e := e.(*OpError); e.Err.Error() == refusal.Err.Error() {
-			e.Keys = append(e.Keys, keys...)
+			e.Keys = append(e.Keys, refusal.Keys...)
 			return
 		}
 	}
@@ -44,17 +46,17 @@ func (g *group) refuse(op string, err error, keys ...string) {
 }
 
 // split groups keys by their servers.
-func (s *session) split(keys []string) []*group {
+func (s *session) split(op string, keys []string) []*group {
 	nodes := s.nodes.Load()
 	if len(nodes.all) == 1 {
-		return []*group{{session: s, node: nodes.all[0], keys: keys}}
+		return []*group{{op: op, session: s, node: nodes.all[0], keys: keys}}
 	}
 	byServer := make([]*group, len(nodes.all))
 	for i, key := range keys {
 		at := nodes.list.Pick(key)
 		g := byServer[at]
 		if g == nil {
-			g = &group{session: s, node: nodes.all[at]}
+			g = &group{op: op, session: s, node: nodes.all[at]}
 			byServer[at] = g
 		}
 		g.keys = append(g.keys, key)
@@ -65,15 +67,21 @@ func (s *session) split(keys []string) []*group {
 
 // each runs fn for all groups at the same time, on one lane, and joins what went
 // wrong.
-func (s *session) each(ctx context.Context, op string, groups []*group, fn func(*pool.Conn, *group)) error {
+func (s *session) each(ctx context.Context, groups []*group, fn func(*pool.Conn, *group)) error {
 	err := s.pool.Do(ctx, func(l *pool.Lane) error {
 		run := func(c *pool.Conn, g *group) {
-			if err := s.removeOver(ctx, g.node, g.keys...); err != nil {
-				g.fail(op, g.keys, err)
-				return
+			keys := g.keys
+			if s.cfg.tracedKeys {
+				keys = s.callerKeys(keys)
 			}
-			fn(c, g)
-			c.Release()
+			g.operation = s.begin(ctx, g.op, g.node.server.Address, true, keys...)
+			if err := s.removeOver(ctx, g.node, g.keys...); err != nil {
+				g.fail(g.keys, err)
+			} else {
+				fn(c, g)
+				c.Release()
+			}
+			g.end(g.node, joinErrors(g.errs))
 		}
 		var others sync.WaitGroup
 		for _, g := range groups[1:] {
@@ -87,9 +95,9 @@ func (s *session) each(ctx context.Context, op string, groups []*group, fn func(
 	if err != nil {
 		var keys []string
 		for _, g := range groups {
-			keys = append(keys, g.keys...)
+			keys = append(keys, s.callerKeys(g.keys)...)
 		}
-		return &OpError{Op: op, Keys: keys, Err: err}
+		return &OpError{Op: groups[0].op, Keys: keys, Err: err}
 	}
 	var errs []error
 	for _, g := range groups {

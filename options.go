@@ -232,6 +232,65 @@ func WithTTLQuery() driver.Option {
 	})
 }
 
+// WithKeyPrefix puts prefix in front of every key of the store and of the driver: on the
+// servers keys have it, in results, errors and traces they do not. So several programs can
+// share servers. It counts for the 250 bytes of a key, and for the choice of the server.
+// The default is none. A prefix that is not a key itself, or leaves no room for one, is
+// [ErrInvalidOption]. Do and Client see keys as they are on the servers. DSN:
+// key_prefix=app:.
+func WithKeyPrefix(prefix string) driver.Option {
+	return setting(func(c *config) error {
+		if err := parseKeyPrefix(prefix, &c.keyPrefix); err != nil {
+			return fmt.Errorf("%w: WithKeyPrefix: %w", ErrInvalidOption, err)
+		}
+		return nil
+	})
+}
+
+// PingPolicy says what [MemcachedDB.Ping] takes for good.
+type PingPolicy string
+
+const (
+	// PingAll is all servers, the default.
+	PingAll PingPolicy = "all"
+
+	// PingAny is one server at least.
+	PingAny PingPolicy = "any"
+)
+
+// WithPingPolicy sets which servers must answer a Ping: [PingAll], the default, or
+// [PingAny], for a health check that is not to take a service down for one cache server
+// that is. Another one is [ErrInvalidOption]. DSN: ping=any.
+func WithPingPolicy(p PingPolicy) driver.Option {
+	return setting(func(c *config) error {
+		if err := parsePingPolicy(string(p), &c.pingPolicy); err != nil {
+			return fmt.Errorf("%w: WithPingPolicy: %w", ErrInvalidOption, err)
+		}
+		return nil
+	})
+}
+
+// WithTracer has t told of every call of the driver, of each server's part in one, and of
+// every dial. Nil, the default, is nobody, which costs nothing. Client's calls, and what
+// the function of a Do does, are not calls of the driver's: t is told of the Do. What
+// makes a driver by its name alone, as Grove's registry does, has options by [New].
+func WithTracer(t Tracer) driver.Option {
+	return setting(func(c *config) error {
+		c.tracer = t
+		return nil
+	})
+}
+
+// WithTracedKeys lets a [Tracer] see the keys of the calls, and those in errors, which
+// may be personal data. The default is to keep them from it. Values it never sees. DSN:
+// traced_keys=true.
+func WithTracedKeys() driver.Option {
+	return setting(func(c *config) error {
+		c.tracedKeys = true
+		return nil
+	})
+}
+
 // WithStoreOptions carries options of the store, such as [kv.WithCodec], through
 // [OpenStore]. Open itself makes no store and refuses it with
 // [ErrInvalidOption]: hand the options to kv.Open there.

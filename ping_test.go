@@ -1,6 +1,7 @@
 package memcacheddriver_test
 
 import (
+	"context"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/xraph/grove/kv/driver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
@@ -65,4 +67,44 @@ func TestPingOfWhatIsNoMemcachedFails(t *testing.T) {
 	t.Parallel()
 	f := memcachedtest.StartFake(t, memcachedtest.Script{"*": memcachedtest.Say("HTTP/1.1 400 Bad Request\r\n")})
 	require.ErrorIs(t, drivertest.Open(t, f.Addr()).Ping(t.Context()), memcacheddriver.ErrProtocol)
+}
+
+func TestPingOfAnyServer(t *testing.T) {
+	t.Parallel()
+	alive := memcachedtest.Addr(t)
+	dead := memcachedtest.StartFake(t, nil)
+	dead.Close()
+	frozen := memcachedtest.StartFake(t, memcachedtest.Script{"*": memcachedtest.Hang})
+	for _, servers := range []string{alive, alive + "," + dead.Addr(), frozen.Addr() + "," + alive + "," + dead.Addr()} {
+		db := drivertest.Open(t, servers, memcacheddriver.WithPingPolicy(memcacheddriver.PingAny), memcacheddriver.WithTimeout(drivertest.Never), driver.WithDialTimeout(drivertest.Never))
+		for range 5 { // until the dead one is known to be
+			assert.NoError(t, db.Ping(t.Context()), servers)
+		}
+	}
+	db := drivertest.Open(t, alive+","+dead.Addr()+"?ping=all")
+	assert.ErrorContains(t, db.Ping(t.Context()), dead.Addr())
+
+	db = drivertest.Open(t, dead.Addr()+","+frozen.Addr()+"?ping=any&timeout=200ms&dial_timeout=300ms")
+	err := db.Ping(t.Context())
+	assert.ErrorContains(t, err, dead.Addr())
+	assert.ErrorContains(t, err, frozen.Addr())
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	db = drivertest.Open(t, alive+"?ping=any")
+	assert.ErrorIs(t, db.Ping(ctx), context.Canceled)
+
+	err = memcacheddriver.New().Open(t.Context(), "mc1", memcacheddriver.WithPingPolicy("most"))
+	assert.ErrorIs(t, err, memcacheddriver.ErrInvalidOption)
+}
+
+// Servers that are all well keep their connections.
+func TestPingOfAnyServerEndsNoOtherPing(t *testing.T) {
+	t.Parallel()
+	_, addrs := drivertest.StartServers(t, 3)
+	db := drivertest.OpenAsked(t, strings.Join(addrs, ",")+"?ping=any")
+	for range 50 {
+		require.NoError(t, db.Ping(t.Context()))
+	}
+	assert.EqualValues(t, 3, drivertest.Dials(db))
 }

@@ -26,9 +26,12 @@ type nodes struct {
 	all  []*node // as in list
 }
 
-// pick returns the node that holds key.
+// pick returns the node that holds key, nil while no servers have been discovered.
 func (s *session) pick(key string) *node {
 	ns := s.nodes.Load()
+	if len(ns.all) == 0 {
+		return nil
+	}
 	return ns.all[ns.list.Pick(key)]
 }
 

@@ -1,16 +1,10 @@
 package memcacheddriver
 
 import (
-	"context"
-	"strings"
 	"sync"
 	"sync/atomic"
 
-	"github.com/bradfitz/gomemcache/memcache"
-
-	"github.com/xraph/grove/kv"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/discovery"
-	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/link"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
 )
 
@@ -60,6 +54,7 @@ func newSession(c config) *session {
 		TLS:          c.tls,
 		User:         c.user,
 		Password:     c.password,
+		Dialing:      s.dialing(),
 		Infof:        infof,
 		Warnf:        warnf,
 	})
@@ -84,53 +79,4 @@ func (s *session) close() {
 		n.links.Close()
 		n.remover.Wait()
 	}
-}
-
-// viaClient does a single-key call by gomemcache, or by shared where many are under way
-// and it is not nil. no is the error that is the server's no to this call, nil where it
-// has none: it comes back as it is, every other as an [OpError], as gomemcache has errors
-// for what another command is answered too. A call that has no no does not care for what
-// is over.
-func (s *session) viaClient(ctx context.Context, op string, n *node, key string, no error, call func(*memcache.Client) error, shared func(*link.Links) error) error {
-	err := s.single(ctx, n, key, no != nil, func(l *pool.Lane) error {
-		err := call(l.Client(n.server))
-		if err != nil && err != no {
-			l.Spoil()
-		}
-		return err
-	}, shared)
-	if err == nil || err == no {
-		return err
-	}
-	if strings.HasPrefix(err.Error(), "memcache: ") {
-		err = replyError(err)
-	}
-	return opError(op, n.server, err, key)
-}
-
-// viaConn does a single-key call on a connection to its server, for what gomemcache
-// cannot do, or by shared where many are under way and it is not nil. A miss comes back
-// as it is, every other error as an [OpError].
-func (s *session) viaConn(ctx context.Context, op string, n *node, key string, call func(*pool.Conn) error, shared func(*link.Links) error) error {
-	err := s.single(ctx, n, key, true, func(l *pool.Lane) error { return call(l.Conn(n.server)) }, shared)
-	if err == nil || err == kv.ErrNotFound {
-		return err
-	}
-	return opError(op, n.server, err, key)
-}
-
-// single does a single-key call, alone or shared. Where it cares it first removes a value
-// that is over.
-func (s *session) single(ctx context.Context, n *node, key string, cares bool, alone func(*pool.Lane) error, shared func(*link.Links) error) error {
-	defer n.links.End()
-	share := n.links.Begin(key) && shared != nil
-	if cares {
-		if err := s.removeOver(ctx, n, key); err != nil {
-			return err
-		}
-	}
-	if share {
-		return shared(n.links)
-	}
-	return s.pool.Do(ctx, alone)
 }

@@ -1,6 +1,8 @@
 package memcacheddriver
 
-import "time"
+import (
+	"time"
+)
 
 // ServerState is how the driver sees a server.
 type ServerState string
@@ -30,6 +32,9 @@ type ServerStats struct {
 	// call. Dialing counts those that are being made. All together are at most
 	// [WithMaxOpenConns].
 	Idle, InUse, Dialing int
+
+	// MaxOpen and MaxIdle are how many there may be, together and idle.
+	MaxOpen, MaxIdle int
 
 	// Waiting counts the calls that wait for a connection now, because as many are
 	// in use as may be. Waits counts all that ever did, and WaitTime is what they
@@ -62,6 +67,20 @@ type ServerStats struct {
 	// Cancelled counts calls that their context ended while they waited for this
 	// server.
 	Cancelled uint64
+
+	// Hits and Misses count the keys that were found, and that were not, by Get, MGet,
+	// Exists, TTL, Expire and CompareAndSwap, and by the gets of Do and Client. Stores
+	// counts the values that were stored, by all of them.
+	Hits, Misses, Stores uint64
+
+	// Errors counts the driver's calls that failed here, of a batch this server's part,
+	// [ErrServerDown] and refusals such as [ErrValueTooLarge] included; not those that
+	// were cancelled or have lost a race (kv.ErrConflict), and none of Do and Client.
+	Errors uint64
+
+	// BytesRead and BytesWritten count what has come from the server and went to it, in
+	// replies and requests; what TLS and making a connection add is not in them.
+	BytesRead, BytesWritten uint64
 }
 
 // Stats returns a snapshot for each server, in the order of the list, one that is
@@ -93,6 +112,15 @@ func (db *MemcachedDB) Stats() []ServerStats {
 			StaleConns:  st.Stale,
 			Timeouts:    st.Timeouts,
 			Cancelled:   st.Cancelled,
+			MaxOpen:     st.MaxOpen,
+			MaxIdle:     st.MaxIdle,
+
+			Hits:         st.Hits,
+			Misses:       st.Misses,
+			Stores:       st.Stores,
+			Errors:       st.Errors,
+			BytesRead:    st.BytesRead,
+			BytesWritten: st.BytesWritten,
 		}
 	}
 	return stats

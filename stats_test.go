@@ -2,8 +2,10 @@ package memcacheddriver_test
 
 import (
 	"io"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/bradfitz/gomemcache/memcache"
 	"github.com/stretchr/testify/assert"
@@ -27,7 +29,7 @@ func TestStatsAreOfEachServer(t *testing.T) {
 				Addr: addr, State: memcacheddriver.ServerUp, Idle: idle, InUse: inUse, Dials: dials,
 			})
 		}
-		require.Equal(t, stats, db.Stats())
+		require.Equal(t, stats, drivertest.ConnStats(db))
 	}
 	want(0, 0, 0)
 	for range 2 {
@@ -50,4 +52,81 @@ func TestStatsAreOfEachServer(t *testing.T) {
 	assert.Nil(t, db.Stats())
 	require.NoError(t, db.Open(t.Context(), a))
 	assert.Zero(t, drivertest.Stat(t, db).Dials, "the counters begin at Open")
+}
+
+// What calls count is tested with what they trace.
+func TestStatsCountTheGetsAndSetsOfGomemcache(t *testing.T) {
+	t.Parallel()
+	db := drivertest.OpenShared(t)
+	key, other := drivertest.Key(), drivertest.Key()
+	item := func(key string) *memcache.Item { return &memcache.Item{Key: key, Value: []byte("1")} }
+	for name, run := range map[string]func(func(*memcache.Client) error) error{
+		"Client": func(fn func(*memcache.Client) error) error { return fn(db.Client()) },
+		"Do":     func(fn func(*memcache.Client) error) error { return db.Do(t.Context(), fn) },
+	} {
+		before := drivertest.Stat(t, db)
+		require.NoError(t, run(func(c *memcache.Client) error {
+			require.NoError(t, c.Set(item(key)))
+			require.Equal(t, memcache.ErrNotStored, c.Add(item(key)))
+			require.Equal(t, memcache.ErrNotStored, c.Replace(item(other)))
+			_, err := c.Get(key)
+			require.NoError(t, err)
+			_, err = c.Get(other)
+			require.Equal(t, memcache.ErrCacheMiss, err)
+			_, err = c.GetAndTouch(key, 60)
+			require.NoError(t, err)
+			found, err := c.GetMulti([]string{key, other, other + "2"})
+			require.Len(t, found, 1)
+			require.NoError(t, err)
+			_, err = c.Increment(key, 1)
+			require.NoError(t, err)
+			return c.Delete(key)
+		}), name)
+		after := drivertest.Stat(t, db)
+		assert.EqualValues(t, 1, after.Stores-before.Stores, name)
+		assert.EqualValues(t, 3, after.Hits-before.Hits, name)
+		assert.EqualValues(t, 3, after.Misses-before.Misses, name)
+		assert.Equal(t, before.Errors, after.Errors, name)
+	}
+}
+
+func TestStatsCountTheBytesThatTheServerCounts(t *testing.T) {
+	t.Parallel()
+	s := memcachedtest.Start(t)
+	for n := 1; n <= 2; n++ {
+		db := drivertest.OpenAsked(t, s.Addr(), memcacheddriver.WithTTLQuery())
+		memcacheddriver.ShareAll(db, n%2 == 1)
+		before, own := bytesOf(t, s), drivertest.Stat(t, db)
+		for range n {
+			for _, call := range drivertest.Calls {
+				require.NoError(t, call.Run(t.Context(), db, "k"), call.Name)
+			}
+			require.NoError(t, db.Set(t.Context(), "large", make([]byte, 300<<10), 0))
+			_, err := db.MGet(t.Context(), []string{"large", "k"})
+			require.NoError(t, err)
+			_, err = db.Get(t.Context(), "large")
+			require.NoError(t, err)
+		}
+		time.Sleep(600 * time.Millisecond) // the last TTL under a second is over
+		after, stat := bytesOf(t, s), drivertest.Stat(t, db)
+		asked := (stat.Dials - own.Dials) * uint64(len("version\r\nmn\r\n"))
+		answered := (stat.Dials - own.Dials) * uint64(len("VERSION 1.6.18\r\nMN\r\n"))
+		stats := bytesOf(t, s)
+		read, written := after[0]-before[0], after[1]-before[1]
+		read -= stats[0] - after[0] // what asking for it takes
+		written -= stats[1] - after[1]
+		assert.InDelta(t, read, stat.BytesWritten-own.BytesWritten+asked, 20)
+		assert.InDelta(t, written, stat.BytesRead-own.BytesRead+answered, 200)
+	}
+}
+
+// bytesOf returns how many bytes a server has read and written.
+func bytesOf(t *testing.T, s *memcachedtest.Server) (bytes [2]uint64) {
+	t.Helper()
+	for i, name := range []string{"bytes_read", "bytes_written"} {
+		n, err := strconv.ParseUint(s.Stats(t)[name], 10, 64)
+		require.NoError(t, err)
+		bytes[i] = n
+	}
+	return bytes
 }

@@ -64,20 +64,20 @@ func (s *session) removeOver(ctx context.Context, n *node, keys ...string) error
 }
 
 // storeSubsecond stores one value and remembers to remove it.
-func (s *session) storeSubsecond(ctx context.Context, op, key string, value []byte, ttl time.Duration, mode pipeline.Mode) (stored bool, err error) {
-	n, began := s.pick(key), time.Now()
+func (c *call) storeSubsecond(value []byte, ttl time.Duration, mode pipeline.Mode) (stored bool, err error) {
+	n, began := c.node, time.Now()
 	shared := func(l *link.Links) error {
-		r, err := l.Set(ctx, &pipeline.Set{Item: pipeline.Item{Key: key, Value: value}, Expiration: subsecondExpiration, Mode: mode}, true)
+		r, err := l.Set(c.ctx, &pipeline.Set{Item: pipeline.Item{Key: c.key, Value: value}, Expiration: subsecondExpiration, Mode: mode}, true)
 		if stored = err == nil && r.Status == pipeline.StatusStored; stored {
-			n.removeLater(began, ttl, pipeline.KeyCAS{Key: key, CAS: r.CAS})
+			n.removeLater(began, ttl, pipeline.KeyCAS{Key: c.key, CAS: r.CAS})
 		}
 		return err
 	}
 	if len(value) > link.MaxValue {
 		shared = nil
 	}
-	err = s.viaConn(ctx, op, n, key, func(c *pool.Conn) (refusal error) {
-		err := n.storeAllSubsecond(c, []pipeline.Item{{Key: key, Value: value}}, ttl, mode, func(_ int, r pipeline.SetResult) {
+	err = c.viaConn(func(conn *pool.Conn) (refusal error) {
+		err := n.storeAllSubsecond(conn, []pipeline.Item{{Key: c.key, Value: value}}, ttl, mode, func(_ int, r pipeline.SetResult) {
 			stored, refusal = r.Status == pipeline.StatusStored, r.Err
 		})
 		if err != nil {

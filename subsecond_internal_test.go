@@ -173,7 +173,7 @@ func TestExpireOfAValueThatIsBeingRemoved(t *testing.T) {
 		removing := remover.New(func(values []pipeline.KeyCAS) error {
 			begun <- true
 			<-proceed
-			return s.viaConn(context.Background(), "remove", s.pick("k"), "k", func(c *pool.Conn) error { return removeSubsecond(c, values) }, nil)
+			return s.pool.Do(context.Background(), func(l *pool.Lane) error { return removeSubsecond(l.Conn(s.pick("k").server), values) })
 		})
 		s.pick("k").remover = removing
 		require.NoError(t, db.Set(t.Context(), "k", []byte("1"), time.Millisecond))

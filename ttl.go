@@ -23,20 +23,21 @@ const NoExpiry time.Duration = -1
 // It gives [kv.ErrNotSupported] unless the driver was opened with
 // [WithTTLQuery], and on a server or proxy without the meta protocol (memcached
 // before 1.6.10, twemproxy).
-func (db *MemcachedDB) TTL(ctx context.Context, key string) (time.Duration, error) {
-	s, err := db.opened("ttl", key)
-	if err == nil && !s.cfg.ttlQuery {
-		err = &OpError{Op: "ttl", Keys: []string{key}, Err: fmt.Errorf("%w: open the driver with WithTTLQuery", kv.ErrNotSupported)}
+func (db *MemcachedDB) TTL(ctx context.Context, key string) (ttl time.Duration, err error) {
+	c, err := db.callUnready(ctx, "ttl", key)
+	defer c.end(&err)
+	if err == nil && !c.cfg.ttlQuery {
+		err = &OpError{Op: c.op, Keys: []string{key}, Err: fmt.Errorf("%w: open the driver with WithTTLQuery", kv.ErrNotSupported)}
 	}
 	if err == nil {
-		err = s.ready(ctx, "ttl", key)
+		err = c.ready()
 	}
 	if err != nil {
 		return 0, err
 	}
 	var left int64
-	err = s.viaConn(ctx, "ttl", s.pick(key), key, func(c *pool.Conn) error {
-		left, err = pipeline.TTL(c, key)
+	err = c.viaConn(func(conn *pool.Conn) error {
+		left, err = pipeline.TTL(conn, c.key)
 		switch {
 		case err == pipeline.ErrNoMeta:
 			return fmt.Errorf("%w: %w", kv.ErrNotSupported, err)
@@ -48,6 +49,7 @@ func (db *MemcachedDB) TTL(ctx context.Context, key string) (time.Duration, erro
 	if err != nil {
 		return 0, err
 	}
+	c.found(0)
 	if left < 0 {
 		return NoExpiry, nil
 	}
@@ -58,17 +60,18 @@ func (db *MemcachedDB) TTL(ctx context.Context, key string) (time.Duration, erro
 // negative one removes it, one under a second is exact. A key that is not there is
 // [kv.ErrNotFound] itself. An Expire that was cut off by ctx or by a failure may or
 // may not have happened.
-func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration) error {
-	s, err := db.use(ctx, "expire", key)
+func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration) (err error) {
+	c, err := db.call(ctx, "expire", key)
+	defer c.end(&err)
 	if err != nil {
 		return err
 	}
 	expires := seconds(ttl)
-	if s.isSubsecond(ttl) {
+	if c.isSubsecond(ttl) {
 		expires = subsecondExpiration
 	}
-	n, began := s.pick(key), time.Now()
-	held := n.remover.Hold(key) // or a value of a shorter life would be removed after all
+	n, began := c.node, time.Now()
+	held := n.remover.Hold(c.key) // or a value of a shorter life would be removed after all
 	touched := func(cas uint64, found bool, err error) error {
 		switch {
 		case err != nil:
@@ -76,19 +79,20 @@ func (db *MemcachedDB) Expire(ctx context.Context, key string, ttl time.Duration
 		case !found:
 			return kv.ErrNotFound
 		case 0 < ttl && ttl <= backstop*time.Second: // also instead of a shorter life that is still to be remembered
-			n.remover.Touch(began, time.Now().Add(ttl), pipeline.KeyCAS{Key: key, CAS: cas})
+			n.remover.Touch(began, time.Now().Add(ttl), pipeline.KeyCAS{Key: c.key, CAS: cas})
 		}
+		c.found(0)
 		return nil
 	}
-	shared := func(l *link.Links) error { return touched(l.Touch(ctx, key, expires)) }
+	shared := func(l *link.Links) error { return touched(l.Touch(c.ctx, c.key, expires)) }
 	if held.Over() != nil { // to be removed first, on the same connection
 		shared = nil
 	}
-	err = s.viaConn(ctx, "expire", n, key, func(c *pool.Conn) error {
-		if err := removeSubsecond(c, held.Over()); err != nil && err != pipeline.ErrNoMeta {
+	err = c.viaConn(func(conn *pool.Conn) error {
+		if err := removeSubsecond(conn, held.Over()); err != nil && err != pipeline.ErrNoMeta {
 			return err
 		}
-		return touched(pipeline.Touch(c, key, expires))
+		return touched(pipeline.Touch(conn, c.key, expires))
 	}, shared)
 	if err != nil && err != kv.ErrNotFound {
 		n.remover.Release(held)

@@ -20,6 +20,18 @@ func Stat(t testing.TB, db *memcacheddriver.MemcachedDB) memcacheddriver.ServerS
 	return stats[0]
 }
 
+// ConnStats returns what a driver's Stats say of connections and health, without their
+// limits and what calls have counted.
+func ConnStats(db *memcacheddriver.MemcachedDB) []memcacheddriver.ServerStats {
+	stats := db.Stats()
+	for i := range stats {
+		s := &stats[i]
+		s.MaxOpen, s.MaxIdle = 0, 0
+		s.Hits, s.Misses, s.Stores, s.Errors, s.BytesRead, s.BytesWritten = 0, 0, 0, 0, 0, 0
+	}
+	return stats
+}
+
 // Dials returns how often a driver has dialled, all servers together.
 func Dials(db *memcacheddriver.MemcachedDB) (n uint64) {
 	for _, s := range db.Stats() {

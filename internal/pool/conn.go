@@ -176,8 +176,8 @@ func (c *Conn) Write(p []byte) (int, error) {
 	if c.eager {
 		c.length, c.written = lengthOf(p), len(p)
 	}
-	c.moreReplies = countReplies(p) - 1
 	c.reply.begin(p)
+	c.moreReplies = c.reply.keys - 1
 	if err == ErrStale {
 		return len(p), c.sendAgain()
 	}
@@ -266,6 +266,9 @@ func (c *Conn) follow(p []byte) (int, error) {
 		} else {
 			c.Refused()
 		}
+		if c.eager && state == replyComplete { // a call of the driver's counts for itself
+			c.server.Count(c.reply.counts())
+		}
 		switch {
 		case !c.eager:
 		case c.length == 0 || c.written == c.length:
@@ -344,15 +347,6 @@ func (c *Conn) SetDeadline(time.Time) error {
 		c.renew = true
 	}
 	return nil
-}
-
-// countReplies counts the keys of a retrieval of gomemcache's, which sends the
-// whole command in one write. Every other command has one reply.
-func countReplies(request []byte) int {
-	if !bytes.HasPrefix(request, []byte("gets ")) {
-		return 1
-	}
-	return bytes.Count(request, []byte(" "))
 }
 
 func (c *Conn) watch() {

@@ -14,16 +14,20 @@ import (
 )
 
 // errAbandoned means that a dial was given up, as the server is known to be down.
-var errAbandoned = errors.New("the dial was given up")
+var errAbandoned = fmt.Errorf("the dial was given up: %w", context.Canceled)
 
 // dial opens a socket, by open, within the dial timeout. No caller's context ends it: the
 // next caller finds the connection, and a server that does not answer has failed however
 // soon the callers gave up.
-func (s *Server) dial(ctx context.Context, open func(context.Context) (*socket, error)) (*socket, error) {
+func (s *Server) dial(ctx context.Context, open func(context.Context) (*socket, error)) (sock *socket, err error) {
+	if s.cfg.Dialing != nil {
+		done := s.cfg.Dialing(s.Address)
+		defer func() { done(err) }()
+	}
 	deadline := time.Now().Add(s.cfg.DialTimeout)
 	limited, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	sock, err := open(limited)
+	sock, err = open(limited)
 	switch {
 	case err == nil:
 		return sock, nil

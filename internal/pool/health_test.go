@@ -32,16 +32,16 @@ func TestDownServerRefusesEveryCall(t *testing.T) {
 		require.ErrorIs(t, err, syscall.ECONNREFUSED)
 		require.NotErrorIs(t, err, memcacheddriver.ErrServerDown)
 	}
-	before := drivertest.Stat(t, db)
-	require.Equal(t, memcacheddriver.ServerDown, before.State)
-	require.EqualValues(t, 4, before.DialErrors)
+	before := drivertest.ConnStats(db)
+	require.Equal(t, memcacheddriver.ServerDown, before[0].State)
+	require.EqualValues(t, 4, before[0].DialErrors)
 	for _, call := range append(nativeCalls, drivertest.Calls...) {
 		err := call.Run(t.Context(), db, "k")
 		assert.ErrorIs(t, err, memcacheddriver.ErrServerDown, call.Name)
 		assert.ErrorIs(t, err, syscall.ECONNREFUSED, call.Name)
 		assert.ErrorContains(t, err, server.Addr(), call.Name)
 	}
-	require.Equal(t, before, drivertest.Stat(t, db), "a refused call dialled")
+	require.Equal(t, before, drivertest.ConnStats(db), "a refused call dialled")
 	log.Await(t, 1, "warn: ", "is down", server.Addr())
 	require.Len(t, log.Lines(), 1)
 }

@@ -48,6 +48,10 @@ type Config struct {
 	TLS            *tls.Config // nil means plain
 	User, Password string      // User "" means no authentication
 
+	// Dialing is told of each dial that begins, and what it returns how that ends; nil is
+	// nobody.
+	Dialing func(server string) (done func(error))
+
 	Infof, Warnf func(format string, args ...any)
 }
 

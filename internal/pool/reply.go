@@ -74,6 +74,14 @@ func lengthOf(p []byte) int {
 	return length + size + 2
 }
 
+// countKeys counts the keys of gomemcache's request.
+func countKeys(request []byte) int {
+	if !bytes.HasPrefix(request, []byte("gets ")) {
+		return 1
+	}
+	return bytes.Count(request, []byte(" "))
+}
+
 // endsWell reports whether line is a reply's last one, and no error.
 func (c command) endsWell(line []byte) bool {
 	switch string(line) {
@@ -118,10 +126,12 @@ type replyScan struct {
 	on       bool
 	command  command
 	oneLine  bool   // of the request
-	values   bool   // one has come
+	keys     int    // that are asked for
+	values   int    // how many have come
 	skip     int    // bytes of a value still to come
 	valueEnd bool   // the next line is the CR LF behind a value
 	line     []byte // an incomplete line
+	stored   bool   // the last line said so
 }
 
 func (r *replyScan) begin(request []byte) {
@@ -129,7 +139,8 @@ func (r *replyScan) begin(request []byte) {
 	r.command = commandOf(request)
 	r.oneLine = r.command != storage && len(request) <= protocol.MaxLine // who is to read more may split it
 	r.skip = 0
-	r.valueEnd, r.values = false, false
+	r.keys, r.values = countKeys(request), 0
+	r.valueEnd = false
 	r.line = r.line[:0]
 }
 
@@ -137,7 +148,8 @@ func (r *replyScan) begin(request []byte) {
 // of p does, and those from the line of the value on, or what is left of it where
 // that began in an earlier piece, are to be held back.
 func (r *replyScan) read(p []byte) (n int, state replyState) {
-	if r.command == retrieval && !r.values && len(r.line) == 0 && isHit(p) {
+	if r.command == retrieval && r.values == 0 && len(r.line) == 0 && isHit(p) {
+		r.values = 1
 		return len(p), replyComplete
 	}
 	for n < len(p) {
@@ -175,7 +187,8 @@ func (r *replyScan) read(p []byte) (n int, state replyState) {
 		}
 		if r.command == retrieval {
 			if v, ok, err := protocol.ParseValue(line); ok {
-				r.skip, r.valueEnd, r.values = v.Size, true, true
+				r.skip, r.valueEnd = v.Size, true
+				r.values++
 				if v.Size > protocol.GrowBy && v.Size > len(p)-n {
 					r.skip -= len(p) - n
 					return begin, replyLarge
@@ -189,12 +202,24 @@ func (r *replyScan) read(p []byte) (n int, state replyState) {
 		case n < len(p):
 			return n, replyOutOfStep
 		case r.command.endsWell(line):
+			r.stored = string(line) == "STORED"
 			return n, replyComplete
 		}
-		if !r.values && protocol.InStep(protocol.LineError(line), r.oneLine) {
+		if r.values == 0 && protocol.InStep(protocol.LineError(line), r.oneLine) {
 			return n, replyRefused
 		}
 		return n, replyOutOfStep
 	}
 	return n, replyPartial
+}
+
+// counts returns what a complete reply says of its keys: found, not found, stored.
+func (r *replyScan) counts() (hits, misses, stores int) {
+	switch {
+	case r.command == retrieval:
+		return r.values, r.keys - r.values, 0
+	case r.command == storage && r.stored:
+		return 0, 0, 1
+	}
+	return 0, 0, 0
 }

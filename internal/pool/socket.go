@@ -101,6 +101,18 @@ func (s *socket) armRead(now time.Duration) {
 	}
 }
 
+func (s *socket) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	s.server.bytesRead.Add(uint64(n))
+	return n, err
+}
+
+func (s *socket) Write(p []byte) (int, error) {
+	n, err := s.Conn.Write(p)
+	s.server.bytesWritten.Add(uint64(n))
+	return n, err
+}
+
 // hear says that bytes have come.
 func (s *socket) hear() { s.heard.Store(int64(sinceStart())) }
 

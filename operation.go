@@ -1,0 +1,171 @@
+package memcacheddriver
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/bradfitz/gomemcache/memcache"
+
+	"github.com/xraph/grove/kv"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/protocol"
+)
+
+// errPanic stands for what a function of the caller's returns until it has.
+var errPanic = errors.New("a function of the caller's panicked, or called runtime.Goexit")
+
+// operation is what is counted and traced: a call, one server's part of it, or a dial.
+type operation struct {
+	Result
+	ctx    context.Context
+	tracer Tracer // nil is none
+	began  time.Time
+}
+
+// begin begins an operation on a server, empty where that is not known or not one, with
+// the keys as the caller has them.
+func (s *session) begin(ctx context.Context, name, server string, part bool, keys ...string) operation {
+	o := operation{ctx: ctx}
+	if s == nil || s.cfg.tracer == nil {
+		return o
+	}
+	o.tracer = s.cfg.tracer
+	o.Operation = Operation{Name: name, Server: server, Part: part, KeyCount: len(keys)}
+	if s.cfg.tracedKeys {
+		o.Keys = slices.Clone(keys) // or the keys of every call would be on the heap
+	}
+	o.began = time.Now()
+	o.ctx = o.tracer.Start(ctx, o.Operation)
+	return o
+}
+
+// end ends it with the error that its caller gets. n, which may be nil, counts it.
+func (o *operation) end(n *node, err error) {
+	switch err {
+	case kv.ErrNotFound, memcache.ErrCacheMiss: // of a Do
+		o.Hits, o.Misses, err = 0, 1, nil
+	case memcache.ErrNotStored:
+		err = nil
+	}
+	if n != nil {
+		n.server.Count(o.Hits, o.Misses, o.Stores)
+		if err != nil && isServers(err) {
+			n.server.CountError()
+		}
+	}
+	if o.tracer == nil {
+		return
+	}
+	o.Duration = time.Since(o.began)
+	if n != nil {
+		o.Server = n.server.Address
+	}
+	if err != nil {
+		o.ErrorType = errorType(err)
+		if o.Err = err; o.Keys == nil {
+			o.Err = withoutKeys(err)
+		}
+	}
+	o.tracer.End(o.ctx, o.Result)
+}
+
+// dialing traces a dial, as [pool.Config] has it.
+func (s *session) dialing() func(server string) func(error) {
+	if s.cfg.tracer == nil {
+		return nil
+	}
+	return func(server string) func(error) {
+		o := s.begin(context.Background(), "dial", server, false)
+		return func(err error) {
+			if err != nil {
+				err = &OpError{Op: "dial", Server: server, Err: err}
+			}
+			o.end(nil, err)
+		}
+	}
+}
+
+// found counts a key that was there, with a value of that size.
+func (o *operation) found(size int) {
+	o.Hits++
+	o.BytesRead += size
+}
+
+// stored counts a value that was stored.
+func (o *operation) stored(size int) {
+	o.Stores++
+	o.BytesWritten += size
+}
+
+// add counts what a part has.
+func (o *operation) add(part *operation) {
+	o.Hits += part.Hits
+	o.Misses += part.Misses
+	o.Stores += part.Stores
+	o.BytesRead += part.BytesRead
+	o.BytesWritten += part.BytesWritten
+}
+
+// isServers reports whether a server has failed a call, or refused it.
+func isServers(err error) bool {
+	var op *OpError
+	return errors.As(err, &op) && op.Server != "" && !errors.Is(err, kv.ErrConflict)
+}
+
+func withoutKeys(err error) error {
+	switch e := err.(type) {
+	case *OpError:
+		return &OpError{Op: e.Op, Server: e.Server, Err: e.Err}
+	case batchError:
+		errs := make(batchError, len(e))
+		for i, err := range e {
+			errs[i] = withoutKeys(err)
+		}
+		return errs
+	}
+	return err
+}
+
+// errorType returns the class of an error, as [Result] has them.
+func errorType(err error) string {
+	for _, class := range []struct {
+		name string
+		err  error
+	}{
+		{"canceled", context.Canceled},
+		{"deadline_exceeded", context.DeadlineExceeded},
+		{"server_down", ErrServerDown},
+		{"pool_timeout", ErrPoolTimeout},
+		{"too_many_conns", ErrTooManyConns},
+		{"auth", ErrAuth},
+		{"timeout", os.ErrDeadlineExceeded},
+		{"value_too_large", ErrValueTooLarge},
+		{"protocol", ErrProtocol},
+		{"conflict", kv.ErrConflict},
+		{"conflict", memcache.ErrCASConflict},
+		{"not_supported", kv.ErrNotSupported},
+		{"invalid_key", memcache.ErrMalformedKey},
+		{"invalid_key", kv.ErrKeyEmpty},
+		{"not_open", ErrNotOpen},
+		{"panic", errPanic},
+	} {
+		if errors.Is(err, class.err) {
+			return class.name
+		}
+	}
+	var reply *protocol.ReplyError
+	var at *pool.Error
+	var network net.Error
+	var op *OpError
+	switch {
+	case errors.As(err, &reply):
+		return "server_error"
+	case errors.As(err, &at), errors.As(err, &network), errors.As(err, &op) && op.Server != "":
+		return "network"
+	}
+	return "_OTHER"
+}
