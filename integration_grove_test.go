@@ -100,44 +100,8 @@ func testPlugins(t *testing.T, dsn string) {
 			return r.Allowed
 		}, "the window is over")
 	})
-	t.Run("lock", func(t *testing.T) {
-		name := drivertest.Key()
-		mine, yours := plugins.NewLock(store, name, time.Minute), plugins.NewLock(store, name, time.Minute)
-		require.NoError(t, mine.Acquire(ctx))
-		assert.ErrorIs(t, yours.Acquire(ctx), kv.ErrConflict)
-		assert.Error(t, yours.AcquireWithRetry(ctx, time.Millisecond, 3))
-		require.NoError(t, mine.Extend(ctx, 2*time.Minute))
-		require.NoError(t, mine.Release(ctx))
-		require.NoError(t, yours.Acquire(ctx))
-		require.NoError(t, yours.Extend(ctx, -time.Second), "a lock that ends at once")
-		assert.ErrorIs(t, yours.Extend(ctx, time.Minute), kv.ErrNotFound)
-		require.NoError(t, mine.Acquire(ctx))
-
-		// A lock whose owner died is free when its time is over.
-		name = drivertest.Key()
-		require.NoError(t, plugins.NewLock(store, name, time.Second).Acquire(ctx))
-		require.NoError(t, plugins.NewLock(store, name, time.Minute).AcquireWithRetry(ctx, 20*time.Millisecond, 500))
-	})
-	t.Run("session", func(t *testing.T) {
-		type data struct{ User string }
-		sessions := plugins.NewSessionStore(store, plugins.WithSessionPrefix(drivertest.Key()), plugins.WithSessionTTL(time.Minute))
-		id, err := sessions.Create(ctx, data{"ann"})
-		require.NoError(t, err)
-		var got data
-		require.NoError(t, sessions.Get(ctx, id, &got))
-		assert.Equal(t, "ann", got.User)
-		require.NoError(t, sessions.Update(ctx, id, data{"bob"}))
-		require.NoError(t, sessions.Touch(ctx, id))
-		there, err := sessions.Exists(ctx, id)
-		require.NoError(t, err)
-		assert.True(t, there)
-		require.NoError(t, sessions.Delete(ctx, id))
-		there, err = sessions.Exists(ctx, id)
-		require.NoError(t, err)
-		assert.False(t, there)
-		assert.Equal(t, kv.ErrNotFound, sessions.Get(ctx, id, &got))
-		assert.Equal(t, kv.ErrNotFound, sessions.Touch(ctx, id))
-	})
+	t.Run("lock", func(t *testing.T) { testLock(t, store) })
+	t.Run("session", func(t *testing.T) { testSessions(t, store) })
 	t.Run("leaderboard", func(t *testing.T) {
 		board := plugins.NewLeaderboard(store, drivertest.Key())
 		size, err := board.Size(ctx)
@@ -176,6 +140,48 @@ func testPlugins(t *testing.T, dsn string) {
 			assert.Equal(t, 1-left, size)
 		}
 	})
+}
+
+func testLock(t *testing.T, store *kv.Store) {
+	ctx := t.Context()
+	name := drivertest.Key()
+	mine, yours := plugins.NewLock(store, name, time.Minute), plugins.NewLock(store, name, time.Minute)
+	require.NoError(t, mine.Acquire(ctx))
+	assert.ErrorIs(t, yours.Acquire(ctx), kv.ErrConflict)
+	assert.Error(t, yours.AcquireWithRetry(ctx, time.Millisecond, 3))
+	require.NoError(t, mine.Extend(ctx, 2*time.Minute))
+	require.NoError(t, mine.Release(ctx))
+	require.NoError(t, yours.Acquire(ctx))
+	require.NoError(t, yours.Extend(ctx, -time.Second), "a lock that ends at once")
+	assert.ErrorIs(t, yours.Extend(ctx, time.Minute), kv.ErrNotFound)
+	require.NoError(t, mine.Acquire(ctx))
+
+	// A lock whose owner died is free when its time is over.
+	name = drivertest.Key()
+	require.NoError(t, plugins.NewLock(store, name, time.Second).Acquire(ctx))
+	require.NoError(t, plugins.NewLock(store, name, time.Minute).AcquireWithRetry(ctx, 20*time.Millisecond, 500))
+}
+
+func testSessions(t *testing.T, store *kv.Store) {
+	ctx := t.Context()
+	type data struct{ User string }
+	sessions := plugins.NewSessionStore(store, plugins.WithSessionPrefix(drivertest.Key()), plugins.WithSessionTTL(time.Minute))
+	id, err := sessions.Create(ctx, data{"ann"})
+	require.NoError(t, err)
+	var got data
+	require.NoError(t, sessions.Get(ctx, id, &got))
+	assert.Equal(t, "ann", got.User)
+	require.NoError(t, sessions.Update(ctx, id, data{"bob"}))
+	require.NoError(t, sessions.Touch(ctx, id))
+	there, err := sessions.Exists(ctx, id)
+	require.NoError(t, err)
+	assert.True(t, there)
+	require.NoError(t, sessions.Delete(ctx, id))
+	there, err = sessions.Exists(ctx, id)
+	require.NoError(t, err)
+	assert.False(t, there)
+	assert.Equal(t, kv.ErrNotFound, sessions.Get(ctx, id, &got))
+	assert.Equal(t, kv.ErrNotFound, sessions.Touch(ctx, id))
 }
 
 func testKeyspace(t *testing.T, dsn string) {
