@@ -22,6 +22,7 @@ import (
 type MemcachedDB struct {
 	opts    []driver.Option
 	opening sync.Mutex // one Open or Close at a time
+	fetches flights    // by keys
 	session atomic.Pointer[session]
 }
 

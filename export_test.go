@@ -3,6 +3,7 @@ package memcacheddriver
 import (
 	"net"
 
+	"github.com/xraph/grove/kv"
 	"github.com/xraph/grove/kv/driver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/link"
 )
@@ -25,4 +26,15 @@ func ShareAll(db *MemcachedDB, share bool) {
 	for _, n := range db.session.Load().nodes.Load().all {
 		n.links = link.New(n.server, sharedLinks, alone)
 	}
+}
+
+// Fetchers returns how many wait for what Fetch is loading for a key.
+func Fetchers(store *kv.Store, key string) int {
+	fs := &Unwrap(store).fetches
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if f := fs.byKey[key]; f != nil {
+		return f.waiting
+	}
+	return 0
 }

@@ -112,6 +112,19 @@ func (ls *Links) Get(ctx context.Context, key string) (value []byte, ok bool, er
 	return value, ok, nil
 }
 
+// GetTTL is Get with the seconds that the value has left: -1 for no end, and where only
+// the meta protocol tells it.
+func (ls *Links) GetTTL(ctx context.Context, key string) (value []byte, ttl int64, ok bool, err error) {
+	r := newRequest(get, key)
+	r.wantTTL = true
+	if err := ls.do(ctx, r); err != nil {
+		return nil, 0, false, err
+	}
+	value, ttl, ok = r.value, r.ttl, r.found
+	r.free()
+	return value, ttl, ok, nil
+}
+
 // Exists reports whether the server holds key.
 func (ls *Links) Exists(ctx context.Context, key string) (bool, error) {
 	return ls.ask(ctx, newRequest(exists, key))

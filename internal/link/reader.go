@@ -249,6 +249,9 @@ func (r *reader) metaReply(q *request, line []byte) error {
 			return protocol.ErrUnexpected
 		}
 		q.found = true
+		if q.wantTTL {
+			q.ttl = m.TTL
+		}
 		return r.data(q, m.Size)
 	case remove:
 		if q.found = m.Code == "HD"; q.found || m.Code == "NF" {

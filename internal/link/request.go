@@ -30,6 +30,7 @@ type request struct {
 	key     string
 	set     pipeline.Set // of a set; its Expiration of a touch
 	wantCAS bool
+	wantTTL bool // of a get
 	begun   time.Time
 	by      time.Time // when its own timeouts end it
 
@@ -48,6 +49,7 @@ type request struct {
 	// The answer.
 	found  bool
 	value  []byte
+	ttl    int64 // seconds; -1 for none, and where it was not told
 	result pipeline.SetResult
 	err    error
 	done   chan struct{} // holds one
@@ -57,7 +59,7 @@ var requests = sync.Pool{New: func() any { return &request{done: make(chan struc
 
 func newRequest(k kind, key string) *request {
 	r := requests.Get().(*request)
-	r.kind, r.key = k, key
+	r.kind, r.key, r.ttl = k, key, -1
 	return r
 }
 
@@ -65,7 +67,7 @@ func newRequest(k kind, key string) *request {
 func (r *request) free() {
 	r.set = pipeline.Set{}
 	r.key, r.value, r.result, r.err = "", nil, pipeline.SetResult{}, nil
-	r.wantCAS, r.repeated, r.single, r.found = false, false, false, false
+	r.wantCAS, r.wantTTL, r.repeated, r.single, r.found = false, false, false, false, false
 	requests.Put(r)
 }
 

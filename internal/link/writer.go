@@ -153,6 +153,9 @@ func (w *writer) command(r *request) {
 	switch r.kind {
 	case get:
 		b = append(append(append(b, "mg "...), r.key...), " v"...)
+		if r.wantTTL {
+			b = append(b, " t"...)
+		}
 	case exists:
 		b = append(append(b, "mg "...), r.key...)
 	case remove:
