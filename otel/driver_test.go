@@ -180,12 +180,20 @@ func fail(t *testing.T, tm *telemetry, secret string, opts ...driver.Option) (cl
 	require.ErrorIs(t, err, memcacheddriver.ErrServerDown)
 	of("get "+addr, "server_down")
 	require.Error(t, db.Ping(t.Context()))
-	require.NoError(t, db.Close())
-	_, err = db.Get(t.Context(), key)
-	require.Error(t, err)
-	of("get", "not_open")
 
-	fake := memcachedtest.StartFake(t, memcachedtest.AfterDial(memcachedtest.Say("SERVER_ERROR "+secret+"\r\n")))
+	fake := memcachedtest.StartFake(t, memcachedtest.AfterDial(memcachedtest.Hang))
+	db = tm.open(fake.Addr(), append(opts, memcacheddriver.WithTimeout(drivertest.Never))...)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := db.Get(t.Context(), key)
+		ended <- err
+	}()
+	memcachedtest.Eventually(t, func() bool { return fake.Count("gets") == 1 }, "a call is in flight")
+	require.NoError(t, db.Close())
+	require.ErrorIs(t, <-ended, memcacheddriver.ErrNotOpen)
+	of("get "+fake.Addr(), "not_open")
+
+	fake = memcachedtest.StartFake(t, memcachedtest.AfterDial(memcachedtest.Say("SERVER_ERROR out of memory\r\n")))
 	db = tm.open(fake.Addr(), append(opts, memcacheddriver.WithTimeout(50*time.Millisecond))...)
 	_, err = db.Get(t.Context(), key)
 	require.Error(t, err)

@@ -72,7 +72,7 @@ func New(opts ...Option) (*Tracer, error) {
 	return t, nil
 }
 
-// unnamed is the key of the span in a context whose name has no server yet.
+// unnamed is the key in the context of a span whose name has no server.
 type unnamed struct{}
 
 // Start begins a span.
@@ -80,7 +80,7 @@ func (t *Tracer) Start(ctx context.Context, op memcacheddriver.Operation) contex
 	s := t.known.get(op.Name, op.Server, "")
 	ctx, span := t.tracer.Start(ctx, s.span, s.start...)
 	if op.Server == "" && span.IsRecording() {
-		ctx = context.WithValue(ctx, unnamed{}, span)
+		ctx = context.WithValue(ctx, unnamed{}, true)
 	}
 	return ctx
 }
@@ -90,8 +90,9 @@ func (t *Tracer) End(ctx context.Context, r memcacheddriver.Result) {
 	t.record(ctx, &r)
 	span := trace.SpanFromContext(ctx)
 	if span.IsRecording() {
-		// A call that has waited for discovery knows its server only now.
-		if r.Server != "" && ctx.Value(unnamed{}) == span {
+		// A call that has waited for discovery knows its server only now. To a part of a
+		// batch this does nothing new.
+		if r.Server != "" && ctx.Value(unnamed{}) != nil {
 			s := t.known.get(r.Name, r.Server, "")
 			span.SetName(s.span)
 			span.SetAttributes(s.server...)
