@@ -194,7 +194,7 @@ func fail(t *testing.T, tm *telemetry, secret string, opts ...driver.Option) (cl
 	of("get "+fake.Addr(), "not_open")
 
 	fake = memcachedtest.StartFake(t, memcachedtest.AfterDial(memcachedtest.Say("SERVER_ERROR out of memory\r\n")))
-	db = tm.open(fake.Addr(), append(opts, memcacheddriver.WithTimeout(50*time.Millisecond))...)
+	db = tm.open(fake.Addr(), append(opts, memcacheddriver.WithTimeout(drivertest.Never))...)
 	_, err = db.Get(t.Context(), key)
 	require.Error(t, err)
 	of("get "+fake.Addr(), "server_error")
@@ -203,16 +203,29 @@ func fail(t *testing.T, tm *telemetry, secret string, opts ...driver.Option) (cl
 	require.ErrorIs(t, err, memcacheddriver.ErrProtocol)
 	of("get "+fake.Addr(), "protocol")
 	fake.SetScript(memcachedtest.AfterDial(memcachedtest.Hang))
-	_, err = db.Get(t.Context(), key)
-	require.Error(t, err)
-	of("get "+fake.Addr(), "timeout")
 	short, stop := context.WithTimeout(t.Context(), time.Millisecond)
 	defer stop()
 	_, err = db.Get(short, key)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	of("get "+fake.Addr(), "deadline_exceeded")
+	db = tm.open(fake.Addr(), append(opts, driver.WithReadTimeout(time.Millisecond))...)
+	_, err = db.Get(t.Context(), key)
+	require.Error(t, err)
+	of("get "+fake.Addr(), "timeout")
+	full := memcachedtest.StartFake(t, memcachedtest.Script{"*": memcachedtest.Say("ERROR Too many open connections\r\n")})
+	db = tm.open(full.Addr(), opts...)
+	_, err = db.Get(t.Context(), key)
+	require.ErrorIs(t, err, memcacheddriver.ErrTooManyConns)
+	of("get "+full.Addr(), "too_many_conns")
+	of("dial "+full.Addr(), "too_many_conns")
+	private := memcachedtest.StartAuth(t, "user", secret)
+	db = tm.open(private.Addr(), append(opts, memcacheddriver.WithCredentials("user", "wrong "+secret))...)
+	_, err = db.Get(t.Context(), key)
+	require.ErrorIs(t, err, memcacheddriver.ErrAuth)
+	of("get "+private.Addr(), "auth")
+	of("dial "+private.Addr(), "auth")
 
-	db = tm.open(memcachedtest.Addr(t), append(opts, memcacheddriver.WithMaxOpenConns(1), driver.WithDialTimeout(50*time.Millisecond))...)
+	db = tm.open(memcachedtest.Addr(t), append(opts, memcacheddriver.WithMaxOpenConns(1), driver.WithDialTimeout(500*time.Millisecond))...)
 	release := drivertest.Hold(t, db, 1)
 	_, err = db.Get(t.Context(), key)
 	require.ErrorIs(t, err, memcacheddriver.ErrPoolTimeout)
@@ -225,9 +238,12 @@ func fail(t *testing.T, tm *telemetry, secret string, opts ...driver.Option) (cl
 func TestErrors(t *testing.T) {
 	t.Parallel()
 	tm := newTelemetry(t)
+	tested := make(map[string]bool)
 	for _, class := range fail(t, tm, "s3cret") {
 		assert.Positive(t, tm.value("db.client.operation.duration", "error.type", class), class)
+		tested[class] = true
 	}
+	assert.Len(t, tested, 17, "all classes of memcacheddriver.Result: %v", tested)
 	assert.NotContains(t, tm.export(), "s3cret", "no key and no value")
 }
 
