@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -110,6 +111,20 @@ func TestBatchOverTwoServers(t *testing.T) {
 	}
 	assert.Equal(t, []point{{map[string]any{"db.system.name": "memcached", "db.operation.name": "mget"}, 1}},
 		tm.durations("mget"))
+}
+
+func TestFirstCallAfterDiscovery(t *testing.T) {
+	t.Parallel()
+	tm := newTelemetry(t)
+	addr := memcachedtest.Addr(t)
+	host, port, err := net.SplitHostPort(addr)
+	require.NoError(t, err)
+	endpoint := memcachedtest.StartFake(t, memcachedtest.ConfigEndpoint(1, host+"||"+port))
+	db := tm.open(endpoint.Addr(), memcacheddriver.WithDiscovery(memcacheddriver.ElastiCache))
+	require.NoError(t, db.Set(t.Context(), drivertest.Key(), nil, 0))
+	span := tm.span("set " + addr)
+	assert.Equal(t, host, attributes(span.Attributes())["server.address"])
+	assert.Equal(t, 1., tm.value("db.client.operation.duration", "db.operation.name", "set", "server.address", host))
 }
 
 // durations returns the points of an operation's calls.
