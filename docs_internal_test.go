@@ -38,10 +38,13 @@ var (
 type User struct{ Name string }
 
 func show(User) error { return nil }
+
+func loadUser(context.Context, int) (User, error) { return User{}, nil }
 `
 
 // blockImports are the packages that a block may use without importing them.
 var blockImports = map[string]string{
+	"context":         "context",
 	"codec":           "github.com/xraph/grove/kv/codec",
 	"driver":          "github.com/xraph/grove/kv/driver",
 	"errors":          "errors",
@@ -68,9 +71,6 @@ func TestGoBlocksCompile(t *testing.T) {
 	var packages []string
 	for _, doc := range documents(t) {
 		blocks := goBlocks(t, doc)
-		if doc == "README.md" {
-			require.Greater(t, len(blocks), 7, "the Go blocks of %s", doc)
-		}
 		for _, b := range blocks {
 			pkg := fmt.Sprintf("internal/docblocks/block%d", len(packages))
 			packages = append(packages, "./"+pkg)
@@ -81,6 +81,7 @@ func TestGoBlocksCompile(t *testing.T) {
 			}
 		}
 	}
+	require.Greater(t, len(packages), 20, "the Go blocks of the documents")
 	replace, err := json.Marshal(map[string]any{"Replace": overlay})
 	require.NoError(t, err)
 	file := filepath.Join(dir, "overlay.json")
@@ -150,7 +151,7 @@ func (b *goBlock) files(t *testing.T) map[string]string {
 }
 
 // DSN parameters too, with their defaults.
-func TestReadmeHasEveryOption(t *testing.T) {
+func TestDocsHaveEveryOption(t *testing.T) {
 	t.Parallel()
 	c := defaultConfig()
 	defaults := map[string]any{
@@ -174,7 +175,7 @@ func TestReadmeHasEveryOption(t *testing.T) {
 		"traced_keys":          c.tracedKeys,
 		"ttl_query":            c.ttlQuery,
 	}
-	rows := readmeTable(t, "## Options")
+	rows := table(t, "docs/options.md", "\n## Options\n")
 	for _, p := range params {
 		name := p.name
 		require.Contains(t, defaults, name, "the default of parameter %s, for this test", name)
@@ -197,9 +198,9 @@ func TestReadmeHasEveryOption(t *testing.T) {
 	}
 }
 
-func TestReadmeHasEveryError(t *testing.T) {
+func TestDocsHaveEveryError(t *testing.T) {
 	t.Parallel()
-	rows := readmeTable(t, "## Errors")
+	rows := table(t, "docs/errors.md", "# Errors\n")
 	errs := exported(t, nil)
 	require.Contains(t, errs, "ErrServerDown")
 	for _, name := range errs {
@@ -211,13 +212,13 @@ func TestReadmeHasEveryError(t *testing.T) {
 	}
 }
 
-// readmeTable returns the cells of the first table after a heading.
-func readmeTable(t *testing.T, heading string) (rows [][]string) {
+// table returns the cells of the first table of a document after a heading.
+func table(t *testing.T, doc, heading string) (rows [][]string) {
 	t.Helper()
-	text, err := os.ReadFile("README.md")
+	text, err := os.ReadFile(doc)
 	require.NoError(t, err)
-	_, section, ok := strings.Cut(string(text), "\n"+heading+"\n")
-	require.True(t, ok, "README.md has no %q", heading)
+	_, section, ok := strings.Cut(string(text), heading)
+	require.True(t, ok, "%s has no %q", doc, heading)
 	for line := range strings.Lines(section) {
 		row, ok := strings.CutPrefix(strings.TrimSpace(line), "|")
 		if !ok {

@@ -49,7 +49,7 @@ func main() {
 	}
 	short := flag.Bool("quick", false, "only what the figures need, and less often: a minute and a half")
 	check := flag.Bool("check", false, "exit with 1 if a figure does not hold")
-	dir := flag.String("write", "", "write benchmarks.md and the pictures to this `directory`, and the README beside it, as well")
+	dir := flag.String("write", "", "write benchmarks.md and the pictures to this `directory` as well")
 	moved := flag.String("moved", "", "only draw moved.svg, into this `directory`")
 	flag.Parse()
 	if *moved != "" {
@@ -97,10 +97,7 @@ func run(p plan, dir string) (failed int, err error) {
 	if err := os.WriteFile(filepath.Join(dir, "benchmarks.md"), report, 0o644); err != nil {
 		return failed, err
 	}
-	if err := r.draw(p, dir); err != nil {
-		return failed, err
-	}
-	return failed, r.updateReadme(filepath.Join(dir, "..", "README.md"))
+	return failed, r.draw(p, dir)
 }
 
 // results measures everything, each once.

@@ -47,7 +47,6 @@ var (
 		redisColumn,
 		{hand.name, ratioTo(hand, perCall)},
 	}
-	readmeColumns = []column{oursColumn, gomemcacheColumn, redisColumn}
 )
 
 func microsOf(value metric) func(measurement) string {

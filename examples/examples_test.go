@@ -26,6 +26,10 @@ func TestExamplesRunAgainstAServer(t *testing.T) {
 			"0 of 2 are left",
 		},
 		"counter": {"the counter is 800;"},
+		"fetch": {
+			"1000 visitors see coffee for 250 cents; queries so far: 1\n1000 visitors see coffee for 250 cents; queries so far: 1",
+			"1000 visitors see coffee for 275 cents; queries so far: 2",
+		},
 		"native": {
 			"page-views is 42",
 			"by the store it is 42 too",
@@ -41,6 +45,14 @@ func TestExamplesRunAgainstAServer(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestFetchWithoutAServerAsksTheSource(t *testing.T) {
+	t.Parallel()
+	out, err := goRun(t, "fetch", "127.0.0.1:1")
+	assert.NoError(t, err, out)
+	assert.Contains(t, out, "going on without a cache")
+	assert.Contains(t, out, "1000 visitors see coffee for 275 cents")
 }
 
 func TestQuickstartWithoutAServerSaysWhatToDo(t *testing.T) {

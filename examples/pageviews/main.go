@@ -20,6 +20,8 @@ import (
 	"os/signal"
 	"time"
 
+	loglib "github.com/xraph/go-utils/log"
+	"github.com/xraph/grove/kv/driver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
 )
 
@@ -35,10 +37,11 @@ func main() {
 }
 
 func run(ctx context.Context, listen, memcached string) error {
-	// A page does not wait long for its cache.
+	// A page does not wait long for its cache. The logger is told when the server goes
+	// down and when it is back.
 	store, err := memcacheddriver.OpenStore(ctx, memcached,
 		memcacheddriver.WithTimeout(200*time.Millisecond),
-		memcacheddriver.WithMaxIdleConns(64),
+		driver.WithLogger(loglib.NewProductionLogger()),
 	)
 	if err != nil {
 		return err
@@ -56,7 +59,7 @@ func run(ctx context.Context, listen, memcached string) error {
 
 	curl -c jar -d user=Ada http://%[1]s/login
 	curl -b jar http://%[1]s/
-	curl -i http://%[1]s/report/q3        slow the first time, then from the cache
+	curl -i http://%[1]s/report/q3        slow the first time in a minute, then from the cache
 
 and then stop the memcached and go on. Ctrl-C ends it.
 

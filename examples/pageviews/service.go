@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/bradfitz/gomemcache/memcache"
@@ -33,9 +34,8 @@ type report struct {
 }
 
 type service struct {
-	db       *memcacheddriver.MemcachedDB
+	store    *kv.Store
 	sessions *keyspace.Keyspace[session]
-	reports  *keyspace.Keyspace[report]
 
 	makeReport func(ctx context.Context, name string) (report, error)
 	newID      func() string
@@ -44,10 +44,9 @@ type service struct {
 
 func newService(store *kv.Store) *service {
 	return &service{
-		db: memcacheddriver.Unwrap(store),
-		// Keys are "session:ID" and "report:NAME"; values are the structs, as JSON.
+		store: store,
+		// Keys are "session:ID"; values are the structs, as JSON.
 		sessions:   keyspace.New[session](store, "session", keyspace.WithTTL(sessionTTL)),
-		reports:    keyspace.New[report](store, "report", keyspace.WithTTL(reportTTL)),
 		makeReport: slowly,
 		newID:      rand.Text,
 		logf:       log.Printf,
@@ -66,7 +65,7 @@ func (s *service) handler() http.Handler {
 func (s *service) login(w http.ResponseWriter, r *http.Request) {
 	id := s.newID()
 	if err := s.sessions.Set(r.Context(), id, session{User: r.FormValue("user")}); err != nil {
-		s.logf("login: %v", err)
+		s.cacheFailed("login", err)
 		http.Error(w, "try again later", http.StatusServiceUnavailable)
 		return
 	}
@@ -81,7 +80,7 @@ func (s *service) home(w http.ResponseWriter, r *http.Request) {
 	views, err := s.countView(r.Context(), "views:home")
 	if err != nil {
 		// The page matters more than its counter.
-		s.logf("home: not counted: %v", err)
+		s.cacheFailed("home: not counted", err)
 		fmt.Fprintf(w, "Hello %s.\n", user)
 		return
 	}
@@ -102,12 +101,12 @@ func (s *service) visitor(r *http.Request) string {
 		// A session that is over is a miss; a key that no session can have is
 		// ErrInvalidKey; anything else is worth a line.
 		if !errors.Is(err, kv.ErrNotFound) {
-			s.logf("session: %v", err)
+			s.cacheFailed("session", err)
 		}
 		return stranger
 	}
 	if err := s.sessions.Store().Expire(r.Context(), s.sessions.Prefix()+":"+cookie.Value, sessionTTL); err != nil {
-		s.logf("session: %v", err)
+		s.cacheFailed("session", err)
 	}
 	return found.User
 }
@@ -115,7 +114,7 @@ func (s *service) visitor(r *http.Request) string {
 // countView adds one to a counter. Memcached increments only what is there, so
 // the first view adds the counter, unless another first view was faster.
 func (s *service) countView(ctx context.Context, key string) (views uint64, err error) {
-	err = s.db.Do(ctx, func(client *memcache.Client) error {
+	err = memcacheddriver.Unwrap(s.store).Do(ctx, func(client *memcache.Client) error {
 		views, err = client.Increment(key, 1)
 		if !errors.Is(err, memcache.ErrCacheMiss) {
 			return err
@@ -131,31 +130,35 @@ func (s *service) countView(ctx context.Context, key string) (views uint64, err 
 	return views, err
 }
 
-// report answers from the cache, and makes the report where it is not there or
-// the cache does not answer.
+// report answers from the cache. Of all that ask for a report that is not there one makes
+// it, and so it is while the cache does not answer.
 func (s *service) report(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
-	found, err := s.reports.Get(r.Context(), name)
-	from := "hit"
+	var made atomic.Bool
+	found, err := memcacheddriver.Fetch(r.Context(), s.store, "report:"+name, reportTTL, func(ctx context.Context) (report, error) {
+		made.Store(true)
+		return s.makeReport(ctx, name)
+	})
 	if err != nil {
-		from = "miss"
-		if !errors.Is(err, kv.ErrNotFound) {
-			from = "down"
-			s.logf("report: %v", err)
-		}
-		if found, err = s.makeReport(r.Context(), name); err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		if from == "miss" {
-			if err := s.reports.Set(r.Context(), name, found); err != nil {
-				s.logf("report: not cached: %v", err)
-			}
-		}
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
 	}
-	s.logf("report: %q, cache %s", name, from)
-	w.Header().Set("X-Cache", from)
+	from := "cache"
+	if made.Load() {
+		from = "source"
+	}
+	s.logf("report: %q, from the %s", name, from)
+	w.Header().Set("X-From", from)
 	fmt.Fprintf(w, "%s\n\n%s\n", found.Title, found.Body)
+}
+
+// cacheFailed logs what went wrong in the cache. The driver's logger tells when a server
+// goes down and when it is back: to tell of each call in between would fill the log when
+// there is trouble enough.
+func (s *service) cacheFailed(what string, err error) {
+	if !errors.Is(err, memcacheddriver.ErrServerDown) {
+		s.logf("%s: %v", what, err)
+	}
 }
 
 // slowly stands for a query over a large table.

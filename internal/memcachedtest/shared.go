@@ -20,14 +20,21 @@ var shared struct {
 // with [Main] or [Shutdown].
 func Addr(t testing.TB) string {
 	t.Helper()
+	addr, err := Shared()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return addr
+}
+
+// Shared is [Addr] for a TestMain.
+func Shared() (addr string, err error) {
 	shared.Lock()
 	defer shared.Unlock()
 	if shared.addr == "" {
-		if err := startShared(); err != nil {
-			t.Fatal(err)
-		}
+		err = startShared()
 	}
-	return shared.addr
+	return shared.addr, err
 }
 
 func startShared() error {
