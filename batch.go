@@ -2,6 +2,7 @@ package memcacheddriver
 
 import (
 	"context"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -107,26 +108,22 @@ func (db *MemcachedDB) MSet(ctx context.Context, pairs map[string][]byte, ttl ti
 			g.setSubsecond(c, items, ttl)
 			return
 		}
-		for _, it := range items {
-			g.stored(len(it.Value))
-		}
+		var lost []string // some may be both refused and unanswered
 		unanswered, err := pipeline.MSet(c, items, expiration(ttl, time.Now), func(items []pipeline.Item, err error) {
-			g.notStored(items)
+			lost = append(lost, keysOf(items)...)
 			g.refuse(err, keysOf(items)...)
 		})
 		if err != nil {
-			g.notStored(unanswered)
+			lost = append(lost, keysOf(unanswered)...)
 			g.fail(keysOf(unanswered), err)
 		}
+		slices.Sort(lost)
+		for _, it := range items {
+			if _, found := slices.BinarySearch(lost, it.Key); !found {
+				g.stored(len(it.Value))
+			}
+		}
 	})
-}
-
-// notStored takes back that items were stored.
-func (g *group) notStored(items []pipeline.Item) {
-	g.Stores -= len(items)
-	for _, it := range items {
-		g.BytesWritten -= len(it.Value)
-	}
 }
 
 func (g *group) setSubsecond(c *pool.Conn, items []pipeline.Item, ttl time.Duration) {

@@ -31,7 +31,7 @@ type MemcachedDB struct {
 // [Tracer] or a TLS configuration:
 //
 //	kv.RegisterDriver("memcached", func() driver.Driver { return memcacheddriver.New(memcacheddriver.WithTracer(t)) })
-func New(opts ...driver.Option) *MemcachedDB { return &MemcachedDB{opts: opts} }
+func New(opts ...driver.Option) *MemcachedDB { return &MemcachedDB{opts: slices.Clone(opts)} }
 
 // Open readies the driver for the servers of dsn. It dials nothing and looks up
 // no name, so a service starts while a cache node is down; [MemcachedDB.Ping] is

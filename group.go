@@ -29,7 +29,8 @@ func (g *group) index(i int) int {
 
 // fail records that keys were not served.
 func (g *group) fail(keys []string, err error) {
-	g.errs = append(g.errs, opError(g.op, g.node.server, err, g.session.callerKeys(keys)...))
+	keys = slices.Clone(g.session.callerKeys(keys)) // they may be the slice of the call
+	g.errs = append(g.errs, opError(g.op, g.node.server, err, keys...))
 }
 
 // refuse records that the server refused keys; those with the same reason are

@@ -52,7 +52,7 @@ func (s *session) serverKeys(keys []string) []string {
 
 // callerKeys is the reverse of serverKeys.
 func (s *session) callerKeys(keys []string) []string {
-	if s.cfg.keyPrefix == "" {
+	if s.cfg.keyPrefix == "" || keys == nil {
 		return keys
 	}
 	own := make([]string, len(keys))

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/bradfitz/gomemcache/memcache"
@@ -24,6 +25,8 @@ type operation struct {
 	ctx    context.Context
 	tracer Tracer // nil is none
 	began  time.Time
+
+	keysTraced bool
 }
 
 // begin begins an operation on a server, empty where that is not known or not one, with
@@ -35,7 +38,7 @@ func (s *session) begin(ctx context.Context, name, server string, part bool, key
 	}
 	o.tracer = s.cfg.tracer
 	o.Operation = Operation{Name: name, Server: server, Part: part, KeyCount: len(keys)}
-	if s.cfg.tracedKeys {
+	if o.keysTraced = s.cfg.tracedKeys; o.keysTraced {
 		o.Keys = slices.Clone(keys) // or the keys of every call would be on the heap
 	}
 	o.began = time.Now()
@@ -46,9 +49,9 @@ func (s *session) begin(ctx context.Context, name, server string, part bool, key
 // end ends it with the error that its caller gets. n, which may be nil, counts it.
 func (o *operation) end(n *node, err error) {
 	switch err {
-	case kv.ErrNotFound, memcache.ErrCacheMiss: // of a Do
-		o.Hits, o.Misses, err = 0, 1, nil
-	case memcache.ErrNotStored:
+	case kv.ErrNotFound:
+		o.Hits, o.BytesRead, o.Misses, err = 0, 0, 1, nil
+	case memcache.ErrCacheMiss, memcache.ErrNotStored: // of a Do
 		err = nil
 	}
 	if n != nil {
@@ -65,10 +68,14 @@ func (o *operation) end(n *node, err error) {
 		o.Server = n.server.Address
 	}
 	if err != nil {
-		o.ErrorType = errorType(err)
-		if o.Err = err; o.Keys == nil {
-			o.Err = withoutKeys(err)
+		if strings.HasPrefix(err.Error(), "memcache: unexpected ") { // of a Do; it may quote a value
+			err = replyError(err)
 		}
+		o.ErrorType = errorType(err)
+		if !o.keysTraced {
+			err = withoutKeys(err)
+		}
+		o.Err = err
 	}
 	o.tracer.End(o.ctx, o.Result)
 }
@@ -162,7 +169,9 @@ func errorType(err error) string {
 	var network net.Error
 	var op *OpError
 	switch {
-	case errors.As(err, &reply):
+	case errors.As(err, &reply) && reply.TooLarge():
+		return "value_too_large"
+	case errors.As(err, &reply), errors.Is(err, memcache.ErrServerError):
 		return "server_error"
 	case errors.As(err, &at), errors.As(err, &network), errors.As(err, &op) && op.Server != "":
 		return "network"

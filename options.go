@@ -254,7 +254,8 @@ const (
 	// PingAll is all servers, the default.
 	PingAll PingPolicy = "all"
 
-	// PingAny is one server at least.
+	// PingAny is one server at least: Ping returns as soon as one has answered. The
+	// others are asked all the same, which goes on after it, with the driver's timeouts.
 	PingAny PingPolicy = "any"
 )
 
@@ -270,8 +271,8 @@ func WithPingPolicy(p PingPolicy) driver.Option {
 	})
 }
 
-// WithTracer has t told of every call of the driver, of each server's part in one, and of
-// every dial. Nil, the default, is nobody, which costs nothing. Client's calls, and what
+// WithTracer has t told of every call of an open driver, of each server's part in one, and
+// of every dial. Nil, the default, is nobody, which costs nothing. Client's calls, and what
 // the function of a Do does, are not calls of the driver's: t is told of the Do. What
 // makes a driver by its name alone, as Grove's registry does, has options by [New].
 func WithTracer(t Tracer) driver.Option {
@@ -282,8 +283,8 @@ func WithTracer(t Tracer) driver.Option {
 }
 
 // WithTracedKeys lets a [Tracer] see the keys of the calls, and those in errors, which
-// may be personal data. The default is to keep them from it. Values it never sees. DSN:
-// traced_keys=true.
+// may be personal data. The default is to keep them from it. It is never
+// given values. DSN: traced_keys=true.
 func WithTracedKeys() driver.Option {
 	return setting(func(c *config) error {
 		c.tracedKeys = true

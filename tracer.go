@@ -7,11 +7,14 @@ import (
 
 // Tracer is told of all that the driver does, as it begins and as it ends; see
 // [WithTracer]. The module memcacheddriver/otel has one for OpenTelemetry. Its methods
-// are called by many goroutines at once, and the caller waits for them.
+// are called by many goroutines at once, and the caller waits for them; those for a dial
+// also after Close. They may use the driver, but not while they are told of a dial, which
+// would wait for itself.
 type Tracer interface {
 	// Start is called with the context of the call that begins, and returns the one
 	// that the call goes on with: what the tracer puts into it comes back in End, and
-	// is there when a part of the call begins.
+	// is there when a part of the call begins. That of a part or of a dial only comes
+	// back.
 	Start(ctx context.Context, op Operation) context.Context
 
 	// End is called once for each Start, with the context that that returned; also
@@ -22,7 +25,8 @@ type Tracer interface {
 // Operation is what a [Tracer] is told of as it begins: a call of the driver, one
 // server's part of a call, or a dial.
 type Operation struct {
-	// Name is the call as in [OpError]: "get", "set", "mset", "cas", "do", "ping" …
+	// Name is the call as in [OpError]: "get", "set", "mset", "cas", "do", "ping" …, and
+	// "fetch" for each of the exchanges by which a [Fetch] that misses agrees with others.
 	// It is "dial" for a connection that is made, which is nobody's call: as
 	// whoever comes next gets it, its context is the driver's own.
 	Name string
@@ -52,24 +56,27 @@ type Result struct {
 	Duration time.Duration
 
 	// Hits and Misses count the keys that were found, and that were not, by Get, MGet,
-	// Exists, TTL, Expire and CompareAndSwap. Stores counts the values that were stored.
+	// Exists, TTL, Expire and CompareAndSwap. Stores counts the values that were stored,
+	// without those of which nobody knows.
 	Hits, Misses, Stores int
 
 	// BytesRead and BytesWritten are how long the values were together that came and
 	// that were stored.
 	BytesRead, BytesWritten int
 
-	// Err is nil for what went well, a miss and a SetNX that did not store included. Its
-	// text and its [OpError] have no keys without [WithTracedKeys]; what a function of the
-	// caller's has returned, in Do and CompareAndSwap, is in it as it is.
+	// Err is nil for what went well, a miss and a SetNX that did not store included.
+	// Without [WithTracedKeys] the driver's own text has no keys, and no [OpError] has;
+	// an error line of the server's is quoted, and so is what a function of the caller's
+	// has returned, in Do and CompareAndSwap.
 	Err error
 
 	// ErrorType is the class of Err, empty where that is nil: "canceled" and
-	// "deadline_exceeded" (the caller's context), "server_down", "pool_timeout",
-	// "too_many_conns", "auth", "timeout" (one of the driver's), "network" (no
-	// connection, a reset, TLS), "server_error" (an error line), "value_too_large",
-	// "protocol", "conflict", "not_supported", "invalid_key", "not_open", "panic" (of a
-	// function of the caller's), and "_OTHER" for what such a function has returned.
-	// Of a batch that failed in several ways it is the first of these.
+	// "deadline_exceeded" (the caller's context, or a dial that was given up),
+	// "server_down", "pool_timeout", "too_many_conns", "auth", "timeout" (one of the
+	// driver's), "value_too_large", "protocol", "conflict", "not_supported",
+	// "invalid_key", "not_open" (Close in the middle), "panic" (of a function of the
+	// caller's), "server_error" (an error line), "network" (no connection, a reset, TLS),
+	// and "_OTHER" for what such a function has returned, and a discovery that finds no
+	// servers. Of a batch that failed in several ways it is the first of these.
 	ErrorType string
 }

@@ -35,10 +35,12 @@ func (s *Server) dial(ctx context.Context, open func(context.Context) (*socket, 
 		return nil, errAbandoned
 	}
 	s.dialErrors.Add(1)
-	// The network knows the deadline, and may see it pass before the context does.
-	if !time.Now().Before(deadline) {
+	switch {
+	case !time.Now().Before(deadline): // the network knows it, and may see it pass before the context does
 		err = fmt.Errorf("no connection within the dial timeout of %v: %w", s.cfg.DialTimeout, os.ErrDeadlineExceeded)
 		s.answersMeta.Store(false)
+	case errors.Is(err, context.DeadlineExceeded): // of one of several addresses; it is not the caller's
+		err = fmt.Errorf("%v: %w", err, os.ErrDeadlineExceeded)
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		s.timeouts.Add(1)
