@@ -355,3 +355,17 @@ func TestDocumentLinksLeadSomewhere(t *testing.T) {
 	}
 	assert.Greater(t, found, 20)
 }
+
+func TestTablesHaveHeads(t *testing.T) {
+	t.Parallel()
+	for _, doc := range documents(t) {
+		text, err := os.ReadFile(doc)
+		require.NoError(t, err)
+		lines := strings.Split(string(text), "\n")
+		for i, line := range lines {
+			if strings.HasPrefix(line, "|") && (i == 0 || !strings.HasPrefix(lines[i-1], "|")) {
+				assert.Regexp(t, `^\|( -+:? \|)+$`, lines[i+1], "%s:%d: a table without a head", doc, i+1)
+			}
+		}
+	}
+}

@@ -98,13 +98,44 @@ func TestPingOfAnyServer(t *testing.T) {
 	assert.ErrorIs(t, err, memcacheddriver.ErrInvalidOption)
 }
 
-// Servers that are all well keep their connections.
-func TestPingOfAnyServerEndsNoOtherPing(t *testing.T) {
+// One that is merely slow keeps its connection.
+func TestPingOfAnyServerCutsNoOther(t *testing.T) {
 	t.Parallel()
-	_, addrs := drivertest.StartServers(t, 3)
-	db := drivertest.OpenAsked(t, strings.Join(addrs, ",")+"?ping=any")
-	for range 50 {
-		require.NoError(t, db.Ping(t.Context()))
+	slow := memcachedtest.StartFake(t, nil)
+	db, r := openTraced(t, slow.Addr()+","+memcachedtest.Addr(t)+"?ping=any")
+	require.NoError(t, db.Ping(t.Context()))
+	memcachedtest.Eventually(t, func() bool { return db.Stats()[0].Idle == 1 && db.Stats()[1].Idle == 1 }, "both have been asked")
+	slow.SetScript(memcachedtest.Script{"version": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+		time.Sleep(150 * time.Millisecond)
+		c.Default(cmd)
+	}})
+	r.take()
+	before := drivertest.Dials(db)
+	asked := slow.Count("version")
+	for n := range 3 {
+		ctx, cancel := context.WithCancel(t.Context())
+		require.NoError(t, db.Ping(ctx))
+		cancel()
+		memcachedtest.Eventually(t, func() bool { return slow.Count("version") == asked+n+1 && db.Stats()[0].Idle == 1 }, "the other ping has ended")
 	}
-	assert.EqualValues(t, 3, drivertest.Dials(db))
+	assert.Equal(t, before, drivertest.Dials(db))
+	for _, o := range r.take() {
+		assert.NoError(t, o.result.Err)
+	}
+}
+
+// By pings alone a server that freezes goes down, and comes back.
+func TestPingOfAnyServerProbes(t *testing.T) {
+	t.Parallel()
+	s := memcachedtest.Start(t)
+	db := drivertest.Open(t, memcachedtest.Addr(t)+","+s.Addr()+"?ping=any&timeout=400ms&dial_timeout=400ms&server_retry_timeout=100ms")
+	require.NoError(t, db.Ping(t.Context()))
+	s.Stop()
+	state := func() memcacheddriver.ServerState {
+		require.NoError(t, db.Ping(t.Context()))
+		return db.Stats()[1].State
+	}
+	memcachedtest.Eventually(t, func() bool { return state() != memcacheddriver.ServerUp }, "it is down")
+	s.Cont()
+	memcachedtest.Eventually(t, func() bool { return state() == memcacheddriver.ServerUp }, "it is up")
 }

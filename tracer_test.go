@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -462,7 +463,15 @@ func TestADriverThatIsOpenedByNameHasATracer(t *testing.T) {
 	assert.Equal(t, "1", string(item.Value))
 
 	// The options of Open come after.
-	db := memcacheddriver.New(memcacheddriver.WithKeyPrefix("a:"))
+	opts := []driver.Option{memcacheddriver.WithKeyPrefix("a:")}
+	db := memcacheddriver.New(opts...)
+	opts[0] = nil // they are the caller's
+	require.NoError(t, db.Open(t.Context(), memcachedtest.Addr(t)))
+	require.NoError(t, db.Set(t.Context(), key, []byte("2"), 0))
+	item, err = db.Client().Get("a:" + key)
+	require.NoError(t, err)
+	assert.Equal(t, "2", string(item.Value))
+	require.NoError(t, db.Close())
 	require.NoError(t, db.Open(t.Context(), memcachedtest.Addr(t), memcacheddriver.WithKeyPrefix("b:")))
 	defer func() { assert.NoError(t, db.Close()) }()
 	require.NoError(t, db.Set(t.Context(), key, []byte("2"), 0))
@@ -495,5 +504,193 @@ func TestEveryStartHasItsEnd(t *testing.T) {
 	assert.Greater(t, len(ops), 24*len(drivertest.Calls)-1)
 	for _, o := range ops {
 		assert.NotNil(t, o.result, "%s has not ended", o.Name)
+	}
+}
+
+// Many callers, shared and merged, some of whom leave: the sums are what they saw.
+func TestTracedSumsAreWhatCallersSaw(t *testing.T) {
+	t.Parallel()
+	db, r := openTraced(t, memcachedtest.Start(t).Addr())
+	require.NoError(t, db.Set(t.Context(), "k", []byte("12345"), 0))
+	r.take()
+	before := drivertest.Stat(t, db)
+	var hits, misses, cancelled atomic.Int64
+	var callers sync.WaitGroup
+	for i := range 100 {
+		callers.Go(func() {
+			for j := range 50 {
+				ctx, cancel := context.WithCancel(t.Context())
+				if (i+j)%9 == 0 {
+					go cancel()
+				}
+				_, err := db.Get(ctx, []string{"k", "gone"}[j%2])
+				switch err {
+				case nil:
+					hits.Add(1)
+				case kv.ErrNotFound:
+					misses.Add(1)
+				default:
+					assert.ErrorIs(t, err, context.Canceled)
+					cancelled.Add(1)
+				}
+				cancel()
+			}
+		})
+	}
+	callers.Wait()
+	var sum memcacheddriver.Result
+	failed := int64(0)
+	for _, o := range r.take() {
+		sum.Hits += o.result.Hits
+		sum.Misses += o.result.Misses
+		sum.BytesRead += o.result.BytesRead
+		if o.result.Err != nil {
+			failed++
+		}
+	}
+	assert.EqualValues(t, hits.Load(), sum.Hits)
+	assert.EqualValues(t, misses.Load(), sum.Misses)
+	assert.EqualValues(t, 5*hits.Load(), sum.BytesRead)
+	assert.Equal(t, cancelled.Load(), failed)
+	after := drivertest.Stat(t, db)
+	assert.EqualValues(t, hits.Load(), after.Hits-before.Hits)
+	assert.EqualValues(t, misses.Load(), after.Misses-before.Misses)
+	assert.Zero(t, after.Errors)
+}
+
+// What the live server did is counted, and what the dead one did not.
+func TestTracedBatchWithADeadServer(t *testing.T) {
+	t.Parallel()
+	dead := memcachedtest.StartFake(t, nil)
+	dead.Close()
+	addrs := []string{memcachedtest.Start(t).Addr(), dead.Addr()}
+	db, r := openTraced(t, strings.Join(addrs, ","))
+	keys := drivertest.KeysOf(t, addrs, 5)
+	all := append(keys[0], keys[1]...)
+	require.Error(t, db.MSet(t.Context(), drivertest.Pairs(all), 0))
+	require.Error(t, db.MSet(t.Context(), drivertest.Pairs(all), 900*time.Millisecond))
+	values, err := db.MGet(t.Context(), all)
+	require.Error(t, err)
+	require.Equal(t, 5, drivertest.AssertValues(t, all, values))
+	for _, o := range r.take() {
+		if !o.Part {
+			assert.Equal(t, 5, o.result.Hits+o.result.Stores, o.Name)
+			assert.Zero(t, o.result.Misses)
+			assert.Contains(t, []string{"network", "server_down"}, o.result.ErrorType)
+		}
+	}
+	stats := db.Stats()
+	assert.Equal(t, []uint64{5, 0, 10, 0}, []uint64{stats[0].Hits, stats[0].Misses, stats[0].Stores, stats[0].Errors})
+	assert.Equal(t, []uint64{0, 0, 0, 3}, []uint64{stats[1].Hits, stats[1].Misses, stats[1].Stores, stats[1].Errors})
+}
+
+// A server that refuses one of many small values does not say which, and may then hang up.
+func TestTracedMSetThatIsRefusedAndCutOff(t *testing.T) {
+	t.Parallel()
+	f := memcachedtest.StartFake(t, nil)
+	db, r := openTraced(t, f.Addr())
+	require.NoError(t, db.Ping(t.Context()))
+	require.Contains(t, f.Received(), "mn")
+	f.SetScript(memcachedtest.Script{
+		"ms": memcachedtest.Say("SERVER_ERROR out of memory storing object\r\n"),
+		"mn": memcachedtest.HangUp,
+	})
+	r.take()
+	require.Error(t, db.MSet(t.Context(), map[string][]byte{"a": []byte("1"), "b": []byte("22")}, 0))
+	for _, o := range r.take() {
+		assert.Zero(t, o.result.Stores)
+		assert.Zero(t, o.result.BytesWritten)
+	}
+}
+
+func TestTracedErrorsKeepTheirKeys(t *testing.T) {
+	t.Parallel()
+	dead := memcachedtest.StartFake(t, nil)
+	dead.Close()
+	db, r := openTraced(t, dead.Addr(), memcacheddriver.WithTracedKeys())
+	keys := []string{"first", "second"}
+	_, err := db.Exists(t.Context(), keys...)
+	require.Error(t, err)
+	keys[0] = "used again" // they are the caller's
+	for _, o := range r.take() {
+		assert.NotContains(t, o.result.Err.Error(), "used again", "of one server: %t", o.Part)
+	}
+	own := &memcacheddriver.OpError{Op: "mine", Keys: []string{"k"}, Err: errors.New("no")}
+	require.Error(t, db.Do(t.Context(), func(*memcache.Client) error { return own }))
+	assert.Equal(t, error(own), r.one().Err)
+}
+
+func TestTracedDo(t *testing.T) {
+	t.Parallel()
+	for line, want := range map[string]string{
+		"SERVER_ERROR out of memory":              "server_error",
+		"SERVER_ERROR object too large for cache": "value_too_large",
+		"what is this":                            "protocol",
+	} {
+		f := memcachedtest.StartFake(t, memcachedtest.AfterDial(memcachedtest.Say(line+"\r\n")))
+		db, r := openTraced(t, f.Addr())
+		require.Error(t, db.Do(t.Context(), func(c *memcache.Client) error { return c.Set(&memcache.Item{Key: "k"}) }))
+		result := r.one()
+		assert.Equal(t, want, result.ErrorType, "%v", result.Err)
+		assert.NotContains(t, result.Err.Error(), "what is this", "it may be a value")
+	}
+	db, r := openTraced(t, memcachedtest.Addr(t))
+	for _, answer := range []error{memcache.ErrCacheMiss, memcache.ErrNotStored} {
+		require.Equal(t, answer, db.Do(t.Context(), func(*memcache.Client) error { return answer }))
+		result := r.one()
+		assert.NoError(t, result.Err, "%v is an answer", answer)
+		assert.Zero(t, result.Misses, "as a hit is none")
+	}
+}
+
+// asking is a tracer that uses the driver, though not while it is told of a dial.
+type asking struct{ db *memcacheddriver.MemcachedDB }
+
+type askingKey struct{}
+
+func (a *asking) Start(ctx context.Context, op memcacheddriver.Operation) context.Context {
+	if op.Name != "dial" && ctx.Value(askingKey{}) == nil {
+		_, _ = a.db.Get(context.WithValue(context.Background(), askingKey{}, true), "of-the-tracer")
+	}
+	return ctx
+}
+
+func (a *asking) End(ctx context.Context, r memcacheddriver.Result) { a.Start(ctx, r.Operation) }
+
+func TestATracerMayUseTheDriver(t *testing.T) {
+	t.Parallel()
+	a := &asking{}
+	_, addrs := drivertest.StartServers(t, 2)
+	a.db = drivertest.Open(t, strings.Join(addrs, ","), memcacheddriver.WithTracer(a), memcacheddriver.WithTTLQuery(), memcacheddriver.WithMaxOpenConns(1), driver.WithDialTimeout(drivertest.Never))
+	for _, call := range drivertest.Calls {
+		assert.NoError(t, call.Run(t.Context(), a.db, "k"), call.Name)
+	}
+}
+
+// hurrying is a tracer that gives calls a deadline.
+type hurrying struct{}
+
+func (hurrying) Start(ctx context.Context, op memcacheddriver.Operation) context.Context {
+	if op.Name == "dial" {
+		return ctx
+	}
+	ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	context.AfterFunc(ctx, cancel)
+	return ctx
+}
+
+func (hurrying) End(context.Context, memcacheddriver.Result) {}
+
+func TestACallGoesOnWithTheTracersContext(t *testing.T) {
+	t.Parallel()
+	f := memcachedtest.StartFake(t, memcachedtest.AfterDial(memcachedtest.Hang))
+	for _, shared := range []bool{false, true} {
+		db := drivertest.Open(t, f.Addr(), memcacheddriver.WithTracer(hurrying{}), memcacheddriver.WithTimeout(3*time.Second), memcacheddriver.WithTTLQuery())
+		memcacheddriver.ShareAll(db, shared)
+		for _, call := range drivertest.Calls {
+			if call.Name != "Ping" { // which the fake answers as it does in a dial
+				assert.ErrorIs(t, call.Run(t.Context(), db, "k"), context.DeadlineExceeded, "%s, shared: %t", call.Name, shared)
+			}
+		}
 	}
 }
