@@ -54,7 +54,8 @@
 //
 // # Keys, values and times to live
 //
-// A key has 1 to 250 bytes, none of them a space or a control character. A value
+// A key has 1 to 250 bytes, with that of [WithKeyPrefix] where there is one, and none of
+// them is a space or a control character. A value
 // is any bytes, up to the server's limit (1 MB unless it was started with another).
 // A bad key stops a call, a batch too, before anything is sent; a value that the
 // server refuses spoils only its own key.
@@ -99,14 +100,23 @@
 // some keys gives only the error; [MemcachedDB.MGet] also gives what the other
 // servers hold.
 //
+// # Cache-aside
+//
+// [Fetch] returns the value of a key, or loads it, and a cache that is down is no error.
+// Of all that miss a key, in all processes, one loads and the others wait for it.
+// [DeleteFetched] is for when the source has changed:
+//
+//	user, err := memcacheddriver.Fetch(ctx, store, "user:42", 10*time.Minute, loadUser)
+//
 // # Beyond the store
 //
 // [Unwrap] gets the driver of a store, for what the store has no method for:
 // [MemcachedDB.CompareAndSwap] reads a value, changes it and writes it back if
 // nobody has changed it in between; [MemcachedDB.Do] runs any calls of gomemcache,
 // such as Increment and Append, with a context; [MemcachedDB.Stats] tells how the
-// servers and the connections are. [UnwrapClient] is the gomemcache client without
-// contexts.
+// servers and the connections are, and what was found and stored there. [UnwrapClient] is
+// the gomemcache client without contexts. A [Tracer] is told of every call as it begins
+// and ends; see [WithTracer].
 //
 // These see the bytes that the store's codec made: with JSON the number 42 is "42",
 // which Increment can count, and a string has quotes.

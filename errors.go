@@ -31,12 +31,12 @@ var (
 	ErrInvalidDSN = errors.New("invalid DSN")
 
 	// ErrInvalidOption means that an option has a value that makes no sense, such
-	// as a negative timeout, or that credentials would go to another machine without
+	// as a negative timeout, in [Fetch] as well, or that credentials would go to another machine without
 	// TLS; see [WithCredentials].
 	ErrInvalidOption = errors.New("invalid option")
 
-	// ErrInvalidKey means that a key is longer than 250 bytes, or has a space or a
-	// control character in it (protocol.txt, "Keys"). Nothing was sent. It is
+	// ErrInvalidKey means that a key is longer than 250 bytes, those of [WithKeyPrefix]
+	// and of a [Fetch]'s lease included, or has a space or a control character in it (protocol.txt, "Keys"). Nothing was sent. It is
 	// gomemcache's [memcache.ErrMalformedKey] as well. An empty key is
 	// kv.ErrKeyEmpty.
 	ErrInvalidKey error = invalidKey{}
@@ -89,7 +89,7 @@ func (invalidKey) Is(target error) bool { return target == memcache.ErrMalformed
 // [errors.As]. The error of a batch holds one for each server that failed and
 // each kind of refusal.
 type OpError struct {
-	// Op is the call: "get", "set", "mset", "cas" …
+	// Op is the call: "get", "set", "mset", "cas", "fetch" …; for a [Tracer] also "dial".
 	Op string
 
 	// Server is the address as the list of servers has it; empty where no server is to
