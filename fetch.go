@@ -30,7 +30,8 @@ const (
 // FetchOption configures one [Fetch].
 type FetchOption func(*fetch)
 
-// FetchRefresh loads a value anew when it has no more than ahead left to live: one caller
+// FetchRefresh loads a value anew when it has no more than ahead, which is less than the
+// ttl, left to live: one caller
 // loads and waits for it, the others get the value that there is, and so does that one if
 // the load fails or its context ends. The default, 0, is never. It needs a server with the
 // meta protocol (memcached 1.6.10), which tells what is left in whole seconds; elsewhere it
@@ -191,8 +192,21 @@ func newFetch(db *MemcachedDB, key string, ttl time.Duration, opts []FetchOption
 	for _, opt := range opts {
 		opt(f)
 	}
-	if min(f.ahead, f.noneTTL, f.wait) < 0 || f.lease <= 0 || !(0 <= f.jitter && f.jitter < 1) {
-		return nil, &OpError{Op: opFetch, Keys: []string{key}, Err: fmt.Errorf("%w: of Fetch: durations are not negative, a lease is positive, and a jitter is from 0 to 1", ErrInvalidOption)}
+	var wrong string
+	switch {
+	case f.ahead < 0 || ttl > 0 && f.ahead >= ttl:
+		wrong = "FetchRefresh is not between 0 and the ttl"
+	case f.noneTTL < 0:
+		wrong = "FetchNotFound is negative"
+	case f.wait < 0:
+		wrong = "FetchWait is negative"
+	case f.lease <= 0:
+		wrong = "FetchLease is not positive"
+	case !(0 <= f.jitter && f.jitter < 1):
+		wrong = "FetchJitter is not between 0 and 1"
+	}
+	if wrong != "" {
+		return nil, &OpError{Op: opFetch, Keys: []string{key}, Err: fmt.Errorf("%w: %s", ErrInvalidOption, wrong)}
 	}
 	return f, db.checkFetchKey(key)
 }

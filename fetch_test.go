@@ -731,7 +731,7 @@ func TestFetchChecksItsArguments(t *testing.T) {
 	store := drivertest.OpenStore(t, memcachedtest.Addr(t), memcacheddriver.WithKeyPrefix("1234567890"))
 	l := &loader{}
 	for _, opt := range []memcacheddriver.FetchOption{
-		memcacheddriver.FetchRefresh(-1), memcacheddriver.FetchNotFound(-1), memcacheddriver.FetchWait(-1),
+		memcacheddriver.FetchRefresh(-1), memcacheddriver.FetchRefresh(time.Hour), memcacheddriver.FetchNotFound(-1), memcacheddriver.FetchWait(-1),
 		memcacheddriver.FetchLease(0), memcacheddriver.FetchJitter(1), memcacheddriver.FetchJitter(-0.1),
 	} {
 		_, err := memcacheddriver.Fetch(t.Context(), store, "k", time.Hour, l.load, opt)

@@ -69,7 +69,7 @@ func (l *lease) keep(ctx context.Context) (stop func()) {
 	kept := make(chan struct{})
 	go func() {
 		defer close(kept)
-		tick := time.NewTicker(max(l.ttl/3, time.Millisecond))
+		tick := time.NewTicker(max(l.ttl/3, time.Second/4)) // a server's second at least
 		defer tick.Stop()
 		for {
 			select {
