@@ -24,7 +24,10 @@ const (
 	// A caller that waits for another process's load looks again after a pause, which
 	// doubles.
 	firstPause = 2 * time.Millisecond
-	lastPause  = 50 * time.Millisecond
+	lastPause  = 100 * time.Millisecond
+
+	// exchangeTime is what an exchange with the cache may take where FetchWait is less.
+	exchangeTime = 100 * time.Millisecond
 )
 
 // FetchOption configures one [Fetch].
@@ -150,12 +153,13 @@ func DeleteFetched(ctx context.Context, store *kv.Store, keys ...string) error {
 		}
 		// One after the other: a proxy may send the commands of one exchange to
 		// several servers at once.
-		for _, keys := range [][]string{leases, g.keys} {
-			_, answered, err := pipeline.Delete(c, keys, func(i int, err error) { g.refuse(err, g.keys[i]) })
-			if err != nil {
-				g.fail(g.keys[answered:], err)
-				return
-			}
+		refused := func(i int, err error) { g.refuse(err, g.keys[i]) }
+		_, answered, err := pipeline.Delete(c, leases, refused)
+		if answered = 0; err == nil {
+			_, answered, err = pipeline.Delete(c, g.keys, refused)
+		}
+		if err != nil {
+			g.fail(g.keys[answered:], err)
 		}
 	})
 	for _, key := range keys {
@@ -218,7 +222,7 @@ func (f *fetch) get(ctx context.Context) (raw []byte, due bool, err error) {
 		return raw, false, err
 	}
 	raw, left, err := f.db.getTTL(ctx, f.key)
-	return raw, f.isDue(left), err
+	return raw, err == nil && f.isDue(left), err
 }
 
 // isDue reports whether a value that has left seconds to live, -1 for no end, is to be
@@ -258,8 +262,8 @@ func (db *MemcachedDB) getTTL(ctx context.Context, key string) (value []byte, le
 	return value, left, err
 }
 
-// share returns the value to be, which one of those that ask for it in this process
-// fetches for all. Where the one that there is is due, who does not load has that.
+// share returns the value to be, which one of those that ask for it on this driver fetches
+// for all. Where the one that there is is due, who does not load has that.
 func (f *fetch) share(ctx context.Context, old []byte, due bool) ([]byte, error) {
 	for {
 		raw, err := f.db.fetches.do(ctx, f.key, !due, func(ctx context.Context) ([]byte, error) {
@@ -283,67 +287,72 @@ func (f *fetch) share(ctx context.Context, old []byte, due bool) ([]byte, error)
 	}
 }
 
+// limit ends what waits for the cache or for another process, and has time for an exchange
+// where nobody is to wait.
+func (f *fetch) limit() time.Duration { return max(f.wait, exchangeTime) }
+
 // fill gets the value of a key that has none, from load or from another process's.
 func (f *fetch) fill(ctx context.Context) ([]byte, error) {
 	l := newLease(f.db, f.key, f.lease)
-	until := time.Now().Add(f.wait)
-	now, err := l.claim(ctx)
+	limited, cancel := context.WithTimeout(ctx, f.limit())
+	defer cancel()
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		value, holder, err := l.look(limited)
 		switch {
-		case err != nil && ctx.Err() != nil:
-			return nil, err
 		case err != nil:
-			return f.load(ctx)
-		case now.found != nil && f.usable(now.found.Value):
-			if now.won {
-				_ = l.finish(ctx, outcome{})
-			}
-			return now.found.Value, nil
-		case now.won:
-			return f.loadLeased(ctx, l, now.found)
-		case now.none:
+		case value != nil && f.usable(value):
+			return value, nil
+		case holder == noValue:
 			return nil, kv.ErrNotFound
+		case holder == "":
+			var won bool
+			var found *pipeline.Found
+			if won, found, err = l.take(limited); won {
+				return f.loadLeased(ctx, l, found)
+			}
 		}
-		left := time.Until(until)
-		if left <= 0 {
+		switch {
+		case ctx.Err() != nil: // nobody waits any more
+			return nil, ctx.Err()
+		case err != nil || f.wait == 0:
 			return f.load(ctx)
 		}
 		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(min(left, pause/2+rand.N(pause))):
+		case <-limited.Done():
+		case <-time.After(pause/2 + rand.N(pause)):
 		}
-		limited, cancel := context.WithDeadline(ctx, until)
-		now, err = l.claim(limited)
-		cancel()
 	}
 }
 
 // refresh loads the value of a key anew that is about to expire, unless another process
-// does.
+// does, or the server has no CAS numbers to replace it by.
 func (f *fetch) refresh(ctx context.Context) ([]byte, error) {
 	l := newLease(f.db, f.key, f.lease)
-	now, err := l.claim(ctx)
-	switch {
-	case err != nil || !now.won:
+	limited, cancel := context.WithTimeout(ctx, f.limit())
+	defer cancel()
+	won, found, err := l.take(limited)
+	if err != nil || !won {
 		return nil, errInFlight
-	case now.found != nil && !f.isDue(now.found.TTL) && f.usable(now.found.Value): // another one has
-		_ = l.finish(ctx, outcome{})
-		return now.found.Value, nil
 	}
-	return f.loadLeased(ctx, l, now.found)
+	if found != nil && found.CAS == 0 {
+		f.finish(ctx, l, outcome{})
+		return nil, errInFlight
+	}
+	return f.loadLeased(ctx, l, found)
 }
 
-// loadLeased loads, and stores what comes of it. What becomes of the cache is of no
-// matter to who waits for the value.
-func (f *fetch) loadLeased(ctx context.Context, l *lease, old *pipeline.Found) ([]byte, error) {
-	o := outcome{old: old, noneTTL: f.noneTTL}
+// loadLeased loads, unless somebody has just stored what is wanted, and stores what comes
+// of it.
+func (f *fetch) loadLeased(ctx context.Context, l *lease, found *pipeline.Found) (raw []byte, err error) {
+	var o outcome
+	defer func() { f.finish(ctx, l, o) }() // also where load panics
+	if found != nil && f.usable(found.Value) && !f.isDue(found.TTL) {
+		return found.Value, nil
+	}
 	stop := l.keep(ctx)
-	defer func() { // also where load panics
-		stop()
-		_ = l.finish(context.WithoutCancel(ctx), o)
-	}()
-	raw, err := f.load(ctx)
+	defer stop()
+	raw, err = f.load(ctx)
+	o = outcome{old: found, noneTTL: f.noneTTL}
 	switch {
 	case err == nil:
 		o.value, o.ttl = raw, f.jittered()
@@ -351,6 +360,19 @@ func (f *fetch) loadLeased(ctx context.Context, l *lease, old *pipeline.Found) (
 		o.none = true
 	}
 	return raw, err
+}
+
+// finish waits for the end of a lease for as long as who wants the value can be expected to.
+func (f *fetch) finish(ctx context.Context, l *lease, o outcome) {
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		l.finish(context.WithoutCancel(ctx), o)
+	}()
+	select {
+	case <-finished:
+	case <-time.After(f.limit()):
+	}
 }
 
 // jittered returns the ttl, a little longer or shorter.

@@ -244,11 +244,13 @@ func TestAFetchThatFailsFreesTheLease(t *testing.T) {
 		first := fetching(ctx, store, b.key, time.Hour, b.load)
 		second := fetching(ctx, store, b.key, time.Hour, b.load)
 		<-b.begun
+		memcachedtest.Eventually(t, func() bool { return memcacheddriver.Fetchers(store, b.key) == 2 }, "both wait")
 		elsewhere := newBlocked(b.key)
 		waits := fetching(ctx, other, b.key, time.Hour, elsewhere.load, memcacheddriver.FetchWait(drivertest.Never))
 		b.end <- failure
-		assert.Equal(t, failure, (<-first).err, "as it is")
-		<-second // which may have begun later
+		for _, r := range []<-chan fetched{first, second} {
+			assert.Equal(t, failure, (<-r).err, "as it is")
+		}
 		<-elsewhere.begun
 		elsewhere.end <- nil
 		got := <-waits
@@ -501,33 +503,51 @@ func TestDeleteFetchedInTheMomentOfStoring(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			token := make(chan string, 1)
-			held := ""
+			token, taken := make(chan string, 1), make(chan memcachedtest.Command, 1)
+			var stored atomic.Pointer[string]
 			f := memcachedtest.StartFake(t, memcachedtest.Script{
 				"mn": memcachedtest.Say("ERROR\r\n"),
 				"add": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+					value := string(cmd.Data)
 					if strings.HasSuffix(cmd.Keys()[0], "~lease") {
-						token <- string(cmd.Data)
+						token <- value
+					} else {
+						stored.Store(&value)
 					}
 					c.Say("STORED\r\n")
 				},
 				"gets": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
-					if !strings.HasSuffix(cmd.Keys()[0], "~lease") {
+					var value string
+					switch key := cmd.Keys()[0]; {
+					case strings.HasSuffix(key, "~lease"):
+						value = <-token
+					case stored.Load() != nil:
+						value = *stored.Load()
+					default:
 						c.Say("END\r\n")
 						return
 					}
-					held = strings.TrimSpace(<-token)
-					c.Say(fmt.Sprintf("VALUE %s 0 %d 7\r\n%s\r\nEND\r\n", cmd.Keys()[0], len(held), held))
+					c.Say(fmt.Sprintf("VALUE %s 0 %d 7\r\n%s\r\nEND\r\n", cmd.Keys()[0], len(value), value))
 				},
-				"cas":    script,
-				"delete": memcachedtest.Say("DELETED\r\n"),
+				"cas": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+					if cmd.Keys()[0] == "k" {
+						taken <- cmd
+						c.Say("STORED\r\n")
+						return
+					}
+					script(c, cmd)
+				},
 			})
 			store := drivertest.OpenStore(t, f.Addr())
 			l := &loader{key: "k"}
 			_, err := memcacheddriver.Fetch(t.Context(), store, "k", time.Hour, l.load)
 			require.NoError(t, err)
 			assert.Contains(t, f.Received(), "add k ")
-			assert.Contains(t, f.Received(), "delete k\r\n")
+			select {
+			case <-taken:
+			case <-time.After(20 * time.Second):
+				t.Error("the value was not taken back")
+			}
 		})
 	}
 }

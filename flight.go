@@ -1,15 +1,20 @@
 package memcacheddriver
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"time"
 )
 
-// errInFlight means that somebody else does it already.
+// errInFlight means that somebody else does it already, or has just tried.
 var errInFlight = errors.New("it is under way")
+
+// cooling is how long nobody tries again what who does not join has failed to do.
+const cooling = time.Second
 
 // flights let callers of the same key share one load. Unlike x/sync's singleflight they
 // know contexts: a load ends when nobody waits for it any more, and not with the caller
@@ -21,7 +26,8 @@ type flights struct {
 
 type flight struct {
 	cancel  context.CancelFunc
-	waiting int // under flights.mu
+	cools   bool // it is remembered for a while if it fails
+	waiting int  // under flights.mu
 
 	done     chan struct{}
 	value    []byte
@@ -48,8 +54,8 @@ func (fs *flights) do(ctx context.Context, key string, join bool, fn func(contex
 	fs.mu.Lock()
 	f := fs.byKey[key]
 	switch {
-	case f == nil:
-		f = &flight{done: make(chan struct{})}
+	case f == nil || join && f.landed():
+		f = &flight{done: make(chan struct{}), cools: !join}
 		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		f.cancel = cancel
 		if fs.byKey == nil {
@@ -75,7 +81,16 @@ func (fs *flights) do(ctx context.Context, key string, join bool, fn func(contex
 	if f.panicked != nil {
 		panic(f.panicked)
 	}
-	return f.value, f.err
+	return bytes.Clone(f.value), f.err // each has his own
+}
+
+func (f *flight) landed() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
+	}
 }
 
 func (f *flight) run(ctx context.Context, fn func(context.Context) ([]byte, error)) {
@@ -90,9 +105,11 @@ func (f *flight) run(ctx context.Context, fn func(context.Context) ([]byte, erro
 
 // land ends a flight.
 func (fs *flights) land(key string, f *flight) {
-	fs.mu.Lock()
-	fs.forgetFlight(key, f)
-	fs.mu.Unlock()
+	if f.cools && f.err != nil {
+		time.AfterFunc(cooling, func() { fs.forgetFlight(key, f) })
+	} else {
+		fs.forgetFlight(key, f)
+	}
 	f.cancel()
 	close(f.done)
 }
@@ -100,9 +117,13 @@ func (fs *flights) land(key string, f *flight) {
 // leave is for a caller that does not wait any longer.
 func (fs *flights) leave(key string, f *flight) {
 	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	if f.waiting--; f.waiting == 0 {
-		fs.forgetFlight(key, f) // who comes next wants one that goes on
+	f.waiting--
+	last := f.waiting == 0
+	if last && fs.byKey[key] == f {
+		delete(fs.byKey, key) // who comes next wants one that goes on
+	}
+	fs.mu.Unlock()
+	if last {
 		f.cancel()
 	}
 }
@@ -114,9 +135,11 @@ func (fs *flights) forget(key string) {
 	fs.mu.Unlock()
 }
 
-// forgetFlight needs mu.
+// forgetFlight is forget, unless there is another one by now.
 func (fs *flights) forgetFlight(key string, f *flight) {
+	fs.mu.Lock()
 	if fs.byKey[key] == f {
 		delete(fs.byKey, key)
 	}
+	fs.mu.Unlock()
 }

@@ -1,17 +1,19 @@
 package memcacheddriver
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"math"
+	"sync"
 	"time"
 
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pipeline"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
 )
 
-// leaseSuffix makes the key of a lease of the key that is to be filled. It is on the same
-// server, wherever its own hash would put it.
+// leaseSuffix makes the key of a lease of the key that is to be filled. Where that leads to
+// several servers it is on the key's, wherever its own hash would put it.
 const leaseSuffix = "~lease"
 
 // noValue is in the place of a lease where it is remembered that there is no value. No
@@ -26,6 +28,7 @@ type lease struct {
 	key   string
 	token string
 	ttl   time.Duration
+	nodes *nodes // that there were when it was taken
 }
 
 func newLease(db *MemcachedDB, key string, ttl time.Duration) *lease {
@@ -37,61 +40,85 @@ func (l *lease) expiration() pipeline.Expiration {
 	return seconds(min(l.ttl, math.MaxInt64-time.Second) + time.Second)
 }
 
-// claimed is what a claim has found.
-type claimed struct {
-	won   bool
-	found *pipeline.Found // the key's value; nil where there is none
-	none  bool            // it is remembered that there is none
+// look asks for the key's value and for who has the lease: "" is nobody, [noValue] that there
+// is no value.
+func (l *lease) look(ctx context.Context) (value []byte, holder string, err error) {
+	err = l.exchange(ctx, func(c *call, conn *pool.Conn, leaseKey string) error {
+		return pipeline.Get(conn, []string{c.key, leaseKey}, func(i int, v []byte) {
+			if i == 0 {
+				value = v
+			} else {
+				holder = string(v)
+			}
+		})
+	})
+	return value, holder, err
 }
 
-// claim asks for the lease, and then for the key's value: who has the lease knows that
-// nobody is about to store one.
-func (l *lease) claim(ctx context.Context) (result claimed, err error) {
+// take asks for the lease, and then for the key's value, nil for none: who has the lease
+// knows that nobody is about to store one.
+func (l *lease) take(ctx context.Context) (won bool, found *pipeline.Found, err error) {
 	err = l.exchange(ctx, func(c *call, conn *pool.Conn, leaseKey string) error {
-		r, err := setOne(conn, pipeline.Set{
+		l.nodes = c.nodes.Load()
+		r, err := pipeline.Store(conn, pipeline.Set{
 			Item: pipeline.Item{Key: leaseKey, Value: []byte(l.token)}, Expiration: l.expiration(), Mode: pipeline.ModeAdd,
 		})
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
+		case r.Err != nil:
+			return r.Err
+		case r.Status != pipeline.StatusStored:
+			return nil
 		}
-		result.won = r.Status == pipeline.StatusStored
-		if result.found, err = pipeline.Fetch(conn, c.key); err != nil || result.won || result.found != nil {
-			return err
-		}
-		return pipeline.Get(conn, []string{leaseKey}, func(_ int, value []byte) { result.none = string(value) == noValue })
+		found, err = pipeline.Fetch(conn, c.key)
+		won = err == nil
+		return err
 	})
-	return result, err
+	if err != nil && ctx.Err() != nil {
+		go l.finish(context.WithoutCancel(ctx), outcome{}) // it may be ours
+	}
+	return won, found, err
+}
+
+// isOurs reports whether an item is the lease as take has left it.
+func (l *lease) isOurs(held *pipeline.Found) bool {
+	return held != nil && string(held.Value) == l.token
 }
 
 // keep lets the lease live on until the function that it returns is called.
 func (l *lease) keep(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	kept := make(chan struct{})
-	go func() {
-		defer close(kept)
-		tick := time.NewTicker(max(l.ttl/3, time.Second/4)) // a server's second at least
+	var keeping sync.WaitGroup
+	keeping.Go(func() {
+		tick := time.NewTicker((min(l.ttl, maxRelative) + time.Second) / 3)
 		defer tick.Stop()
-		for {
+		for held := true; held; {
 			select {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
 			}
-			// Another's lease would live longer by it, which that one sees to itself. A
-			// failure is not the load's: there is the next tick.
+			// A failure is not the load's: there is the next tick.
 			_ = l.exchange(ctx, func(_ *call, conn *pool.Conn, leaseKey string) error {
-				_, _, err := pipeline.Touch(conn, leaseKey, l.expiration())
+				item, err := pipeline.Fetch(conn, leaseKey)
+				if held = err != nil || l.isOurs(item); err != nil || !held {
+					return err
+				}
+				_, err = pipeline.Store(conn, pipeline.Set{
+					Item: pipeline.Item{Key: leaseKey, Value: item.Value}, Expiration: l.expiration(), CAS: item.CAS,
+				})
 				return err
 			})
 		}
-	}()
+	})
 	return func() {
 		cancel()
-		<-kept
+		keeping.Wait()
 	}
 }
 
-// outcome is what a load has come to.
+// outcome is what a load has come to; none where it has failed.
 type outcome struct {
 	value []byte // nil where there is none
 	ttl   time.Duration
@@ -103,63 +130,91 @@ type outcome struct {
 
 // finish stores what was loaded, if the lease is still there, and gives it back.
 //
-// DeleteFetched deletes the lease first and then the key. So if the lease is there when
-// it is given back, a DeleteFetched is still to delete the key, or there was none. If it is
-// not, the key is deleted here.
-func (l *lease) finish(ctx context.Context, o outcome) error {
-	stored, given := false, false
-	err := l.exchange(ctx, func(c *call, conn *pool.Conn, leaseKey string) error {
+// DeleteFetched deletes the lease first and then the key. So if the lease is there when it
+// is given back, a DeleteFetched is still to delete the key, or there was none. If it is
+// not, or nobody knows, the value is taken back.
+func (l *lease) finish(ctx context.Context, o outcome) {
+	filled, given := false, false
+	_ = l.exchange(ctx, func(c *call, conn *pool.Conn, leaseKey string) error {
 		held, err := pipeline.Fetch(conn, leaseKey)
-		if err != nil || held == nil || string(held.Value) != l.token {
+		if err != nil || !l.isOurs(held) {
 			return err
+		}
+		if c.nodes.Load() != l.nodes {
+			o = outcome{} // the key may have been on another server meanwhile, and deleted there
 		}
 		back := pipeline.Set{Item: pipeline.Item{Key: leaseKey}, Expiration: seconds(-1), CAS: held.CAS}
 		var refusal error
 		switch {
 		case o.value != nil:
-			stored, refusal, err = c.fill(conn, o)
-		case o.none && o.old != nil:
-			_, err = setOne(conn, pipeline.Set{Item: pipeline.Item{Key: c.key}, Expiration: seconds(-1), CAS: o.old.CAS})
+			filled = true // unless it turns out that it is not
+			if filled, refusal, err = c.fill(conn, o); err != nil {
+				return err
+			}
+		case o.none:
+			gone, err := c.clear(conn, o.old)
+			if err != nil {
+				return err
+			}
+			if gone && o.noneTTL > 0 {
+				back.Value, back.Expiration = []byte(noValue), seconds(o.noneTTL)
+			}
 		}
-		if err != nil {
-			return err
-		}
-		if o.none && o.noneTTL > 0 {
-			back.Value, back.Expiration = []byte(noValue), seconds(o.noneTTL)
-		}
-		r, err := setOne(conn, back)
+		r, err := pipeline.Store(conn, back)
 		if given = err == nil && r.Status == pipeline.StatusStored; err == nil {
 			err = refusal
 		}
 		return err
 	})
-	if stored && !given {
-		_, gone := l.db.delete(ctx, l.key)
-		if err == nil {
-			err = gone
-		}
+	if filled && !given {
+		_ = l.exchange(ctx, func(c *call, conn *pool.Conn, _ string) error {
+			found, err := pipeline.Fetch(conn, c.key)
+			if err == nil && found != nil && bytes.Equal(found.Value, o.value) {
+				_, err = c.clear(conn, found)
+			}
+			return err
+		})
 	}
-	return err
 }
 
 // fill stores what was loaded, unless there is another value than that which it replaces.
-func (c *call) fill(conn *pool.Conn, o outcome) (stored bool, refusal, err error) {
+// Where it fails the value may be there.
+func (c *call) fill(conn *pool.Conn, o outcome) (filled bool, refusal, err error) {
 	set := pipeline.Set{Item: pipeline.Item{Key: c.key, Value: o.value}, Expiration: seconds(o.ttl), Mode: pipeline.ModeAdd}
-	if o.old != nil {
+	if o.old != nil && o.old.CAS != 0 {
 		set.Mode, set.CAS = 0, o.old.CAS
 	}
+	var r pipeline.SetResult
 	began, subsecond := time.Now(), c.isSubsecond(o.ttl)
-	if subsecond {
+	if subsecond { // only a meta set tells the CAS number that the removal needs
 		set.Expiration = subsecondExpiration
+		err = pipeline.SetAll(conn, []pipeline.Set{set}, func(_ int, result pipeline.SetResult) { r = result })
+	} else {
+		r, err = pipeline.Store(conn, set)
 	}
-	r, err := setOne(conn, set)
-	if stored = err == nil && r.Status == pipeline.StatusStored; stored {
+	if err != nil {
+		return true, nil, err
+	}
+	if r.Status == pipeline.StatusStored {
 		c.stored(len(o.value))
 		if subsecond {
 			c.node.removeLater(began, o.ttl, pipeline.KeyCAS{Key: c.key, CAS: r.CAS})
 		}
 	}
-	return stored, r.Err, err
+	return r.Status == pipeline.StatusStored, r.Err, nil
+}
+
+// clear removes a value, if there is one and it is still the same (which a server without
+// CAS numbers cannot tell), and reports whether there is none.
+func (c *call) clear(conn *pool.Conn, old *pipeline.Found) (gone bool, err error) {
+	if old != nil && old.CAS != 0 {
+		_, err := pipeline.Store(conn, pipeline.Set{Item: pipeline.Item{Key: c.key}, Expiration: seconds(-1), CAS: old.CAS})
+		if err != nil {
+			return false, err
+		}
+	}
+	found, err := pipeline.Fetch(conn, c.key)
+	return err == nil && found == nil, err
 }
 
 // exchange runs fn on a connection to the key's server.
@@ -170,10 +225,4 @@ func (l *lease) exchange(ctx context.Context, fn func(c *call, conn *pool.Conn, 
 		return err
 	}
 	return c.viaConn(func(conn *pool.Conn) error { return fn(&c, conn, c.key+leaseSuffix) }, nil)
-}
-
-// setOne is [pipeline.SetAll] of one.
-func setOne(conn *pool.Conn, set pipeline.Set) (result pipeline.SetResult, err error) {
-	err = pipeline.SetAll(conn, []pipeline.Set{set}, func(_ int, r pipeline.SetResult) { result = r })
-	return result, err
 }

@@ -61,6 +61,22 @@ func SetAll(c *pool.Conn, sets []Set, answered func(i int, r SetResult)) error {
 	})
 }
 
+// Store does one Set by the classic command: a meta set that is refused removes the value
+// that is there, whatever its mode.
+func Store(c *pool.Conn, s Set) (r SetResult, err error) {
+	err = do(c, func(x *exchange) error {
+		if err := x.set(&s); err != nil {
+			return err
+		}
+		if err := x.flush(); err != nil {
+			return err
+		}
+		r, err = x.setResult(&s, (*Set).ClassicResult)
+		return err
+	})
+	return r, err
+}
+
 // setAll returns how many answers there were.
 func (x *exchange) setAll(sets []Set, answered func(i int, r SetResult)) (int, error) {
 	write, result := x.set, (*Set).ClassicResult
