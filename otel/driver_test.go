@@ -12,6 +12,7 @@ import (
 	"github.com/bradfitz/gomemcache/memcache"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"github.com/xraph/grove/kv"
 	"github.com/xraph/grove/kv/driver"
 	"go.opentelemetry.io/otel/codes"
 
@@ -99,14 +100,14 @@ func TestBatchOverTwoServers(t *testing.T) {
 
 	call := tm.span("mget")
 	attrs := attributes(call.Attributes())
-	assert.Equal(t, int64(4), attrs["db.operation.batch.size"])
+	assert.Equal(t, int64(4), attrs["memcached.key_count"])
 	assert.Equal(t, int64(3), attrs["memcached.hits"])
 	assert.Equal(t, int64(1), attrs["memcached.misses"])
 	assert.NotContains(t, attrs, "server.address")
 	for i, addr := range addrs {
 		part := tm.span("mget " + addr)
 		assert.Equal(t, call.SpanContext().SpanID(), parent(part))
-		assert.Equal(t, int64(2), attributes(part.Attributes())["db.operation.batch.size"])
+		assert.Equal(t, int64(2), attributes(part.Attributes())["memcached.key_count"])
 		assert.Equal(t, int64(2-i), attributes(part.Attributes())["memcached.hits"])
 	}
 	assert.Equal(t, []point{{map[string]any{"db.system.name": "memcached", "db.operation.name": "mget"}, 1}},
@@ -173,6 +174,11 @@ func fail(t *testing.T, tm *telemetry, secret string, opts ...driver.Option) (cl
 	})
 	require.Error(t, err)
 	of("cas "+addr, "conflict")
+	err = db.CompareAndSwap(t.Context(), key, func([]byte) ([]byte, error) {
+		return nil, fmt.Errorf("not for v4lue: %w", kv.ErrConflict)
+	})
+	require.Error(t, err)
+	of("cas "+addr, "conflict")
 	err = db.CompareAndSwap(t.Context(), key, func([]byte) ([]byte, error) { return nil, errors.New(secret) })
 	require.Error(t, err)
 	of("cas "+addr, "_OTHER")
@@ -208,11 +214,21 @@ func fail(t *testing.T, tm *telemetry, secret string, opts ...driver.Option) (cl
 	require.ErrorIs(t, <-ended, memcacheddriver.ErrNotOpen)
 	of("get "+fake.Addr(), "not_open")
 
-	fake = memcachedtest.StartFake(t, memcachedtest.AfterDial(memcachedtest.Say("SERVER_ERROR out of memory\r\n")))
+	fake = memcachedtest.StartFake(t, memcachedtest.AfterDial(memcachedtest.Say("SERVER_ERROR no backend for key "+secret+"\r\n")))
 	db = tm.open(fake.Addr(), append(opts, memcacheddriver.WithTimeout(drivertest.Never))...)
 	_, err = db.Get(t.Context(), key)
 	require.Error(t, err)
 	of("get "+fake.Addr(), "server_error")
+	broken := memcachedtest.StartFake(t, memcachedtest.AfterDial(memcachedtest.Say("nonsense\r\n")))
+	both := tm.open(fake.Addr()+","+broken.Addr(), append(opts, memcacheddriver.WithTimeout(drivertest.Never))...)
+	var keys []string
+	for range 30 { // for both
+		keys = append(keys, secret+drivertest.Key())
+	}
+	_, err = both.MGet(t.Context(), keys)
+	require.ErrorContains(t, err, "no backend")
+	of("mget "+fake.Addr(), "server_error")
+	of("mget", "protocol") // the first of both
 	fake.SetScript(memcachedtest.AfterDial(memcachedtest.Say("nonsense " + secret + "\r\n")))
 	_, err = db.Get(t.Context(), key)
 	require.ErrorIs(t, err, memcacheddriver.ErrProtocol)
@@ -273,6 +289,7 @@ func TestTracedKeys(t *testing.T) {
 			assert.Contains(t, s.Status().Description, secret)
 		}
 	}
+	assert.NotContains(t, tm.export(), "v4lue", "no value")
 	metrics := fmt.Sprintf("%+v", tm.collect())
 	assert.Contains(t, metrics, "server_down")
 	assert.NotContains(t, metrics, secret, "no key in a metric")

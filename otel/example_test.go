@@ -25,11 +25,13 @@ func Example() {
 		if err != nil {
 			return err
 		}
-		_, err = tracer.Observe(memcacheddriver.Unwrap(store))
+		defer store.Close()
+		observed, err := tracer.Observe(memcacheddriver.Unwrap(store))
 		if err != nil {
 			return err
 		}
-		return store.Close()
+		defer observed.Unregister() // before Close
+		return nil
 	}
 	if err := open(); err != nil {
 		panic(err)

@@ -1,12 +1,10 @@
 package memcachedotel
 
 import (
-	"maps"
 	"net"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -16,58 +14,78 @@ import (
 
 // known has what is the same for all operations of a kind, so that a call makes none of
 // it anew. Kinds are few, and so nothing is ever taken out. The zero value is empty.
-type known struct {
-	mu  sync.Mutex
-	all atomic.Pointer[map[kind]*shared] // copied when one is added, under mu
+type known[Kind comparable, Shared any] struct {
+	mu  sync.RWMutex
+	all map[Kind]Shared
 }
 
-type kind struct{ operation, server, errorType string }
-
-type shared struct {
-	span   string
-	start  []trace.SpanStartOption
-	server []attribute.KeyValue
-	record []metric.RecordOption
-}
-
-func (k *known) get(operation, server, errorType string) *shared {
-	wanted := kind{operation, server, errorType}
-	if all := k.all.Load(); all != nil {
-		if s := (*all)[wanted]; s != nil {
-			return s
-		}
+func (k *known[Kind, Shared]) get(kind Kind, share func(Kind) Shared) Shared {
+	k.mu.RLock()
+	s, ok := k.all[kind]
+	k.mu.RUnlock()
+	if ok {
+		return s
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	s := wanted.shared()
-	all := map[kind]*shared{wanted: s}
-	if old := k.all.Load(); old != nil {
-		maps.Copy(all, *old)
+	if k.all == nil {
+		k.all = make(map[Kind]Shared)
 	}
-	k.all.Store(&all)
+	s = share(kind)
+	k.all[kind] = s
 	return s
 }
 
-func (k kind) shared() *shared {
-	s := &shared{span: k.operation, server: serverAttributes(k.server)}
-	if k.server != "" {
-		s.span += " " + k.server
+// request is a kind of span, outcome one of measurement.
+type (
+	request struct{ operation, server string }
+	outcome struct {
+		request
+		errorType string
 	}
-	s.start = []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindClient)}
-	attrs := append([]attribute.KeyValue{semconv.DBSystemNameMemcached}, s.server...)
-	if k.operation == opDial {
-		// Whoever comes first gets the connection: it is part of no call.
-		s.start = append(s.start, trace.WithNewRoot(), trace.WithAttributes(attrs...))
-		s.record = []metric.RecordOption{metric.WithAttributes(poolAttributes(k.server)...)}
-		return s
+)
+
+// beginning is what a span is known by from its start.
+type beginning struct {
+	name   string
+	start  []trace.SpanStartOption
+	server []attribute.KeyValue
+}
+
+func (r request) beginning() *beginning {
+	b := &beginning{name: r.operation, server: serverAttributes(r.server)}
+	if r.server != "" {
+		b.name += " " + r.server
 	}
-	attrs = append(attrs, semconv.DBOperationName(k.operation))
-	s.start = append(s.start, trace.WithAttributes(attrs...))
-	if k.errorType != "" {
-		attrs = append(attrs, semconv.ErrorTypeKey.String(k.errorType))
+	b.start = []trace.SpanStartOption{
+		trace.WithSpanKind(trace.SpanKindClient),
+		trace.WithAttributes(r.attributes()...),
 	}
-	s.record = []metric.RecordOption{metric.WithAttributes(attrs...)}
-	return s
+	if r.operation == opDial {
+		// Whoever comes first gets the connection: it is part of no call, and asks the
+		// database nothing.
+		b.start = append(b.start, trace.WithSpanKind(trace.SpanKindInternal), trace.WithNewRoot())
+	}
+	return b
+}
+
+func (r request) attributes() []attribute.KeyValue {
+	attrs := append([]attribute.KeyValue{semconv.DBSystemNameMemcached}, serverAttributes(r.server)...)
+	if r.operation != opDial {
+		attrs = append(attrs, semconv.DBOperationName(r.operation))
+	}
+	return attrs
+}
+
+func (o outcome) record() []metric.RecordOption {
+	if o.operation == opDial {
+		return []metric.RecordOption{metric.WithAttributes(poolAttributes(o.server)...)}
+	}
+	attrs := o.attributes()
+	if o.errorType != "" {
+		attrs = append(attrs, semconv.ErrorTypeKey.String(o.errorType))
+	}
+	return []metric.RecordOption{metric.WithAttributes(attrs...)}
 }
 
 // serverAttributes returns those of an address as the list of servers has it; a path is
@@ -84,7 +102,7 @@ func serverAttributes(addr string) []attribute.KeyValue {
 	return []attribute.KeyValue{semconv.ServerAddress(host), semconv.ServerPort(n)}
 }
 
-// poolAttributes returns those of the connections to a server.
-func poolAttributes(addr string) []attribute.KeyValue {
-	return append(serverAttributes(addr), semconv.DBClientConnectionPoolName(addr))
+// poolAttributes returns those of the connections of a driver to a server.
+func poolAttributes(pool string) []attribute.KeyValue {
+	return []attribute.KeyValue{semconv.DBSystemNameMemcached, semconv.DBClientConnectionPoolName(pool)}
 }

@@ -30,7 +30,7 @@ func (m *metrics) make(meter metric.Meter) error {
 func (t *Tracer) record(ctx context.Context, r *memcacheddriver.Result) {
 	if r.Name == opDial {
 		if r.Err == nil && t.metrics.createTime.Enabled(ctx) {
-			t.metrics.createTime.Record(ctx, r.Duration.Seconds(), t.known.get(opDial, r.Server, "").record...)
+			t.metrics.createTime.Record(ctx, r.Duration.Seconds(), t.outcomes.get(outcome{request{opDial, r.Server}, ""}, outcome.record)...)
 		}
 		return
 	}
@@ -40,6 +40,6 @@ func (t *Tracer) record(ctx context.Context, r *memcacheddriver.Result) {
 	}
 	// A batch is one operation.
 	if !r.Part && t.metrics.duration.Enabled(ctx) {
-		t.metrics.duration.Record(ctx, r.Duration.Seconds(), t.known.get(r.Name, r.Server, r.ErrorType).record...)
+		t.metrics.duration.Record(ctx, r.Duration.Seconds(), t.outcomes.get(outcome{request{r.Name, r.Server}, r.ErrorType}, outcome.record)...)
 	}
 }

@@ -76,7 +76,7 @@ func TestDials(t *testing.T) {
 	h := histogram(t, m)
 	assert.InDelta(t, 0.003, h.Sum, 1e-9)
 	assert.Equal(t, map[string]any{
-		"db.client.connection.pool.name": "mc1:11211", "server.address": "mc1", "server.port": int64(11211),
+		"db.system.name": "memcached", "db.client.connection.pool.name": "mc1:11211",
 	}, attributes(h.Attributes.ToSlice()))
 }
 
@@ -90,6 +90,6 @@ func TestPoolTimeouts(t *testing.T) {
 	of(operation{Name: "mget", Server: "mc1:11211", Part: true, KeyCount: 2})
 	of(operation{Name: "mget", KeyCount: 2}) // the part's call
 	assert.Equal(t, []point{{map[string]any{
-		"db.client.connection.pool.name": "mc1:11211", "server.address": "mc1", "server.port": int64(11211),
+		"db.system.name": "memcached", "db.client.connection.pool.name": "mc1:11211",
 	}, 2}}, tm.points("db.client.connection.timeouts"))
 }

@@ -3,8 +3,10 @@ package memcachedotel
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"strings"
 
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/semconv/v1.43.0/dbconv"
@@ -42,12 +44,53 @@ var levels = []struct {
 	{"memcached.client.connection.shared", "{connection}", "Connections in use that calls share.", func(s *memcacheddriver.ServerStats) int { return s.Links }},
 }
 
+// registration is what is observed of a driver.
+type registration struct {
+	metric.Registration
+	tracer *Tracer
+	db     *memcacheddriver.MemcachedDB
+}
+
+// Unregister ends it, and gives back the number.
+func (r *registration) Unregister() error {
+	err := r.Registration.Unregister()
+	r.tracer.mu.Lock()
+	defer r.tracer.mu.Unlock()
+	if i := slices.Index(r.tracer.observed, r); i >= 0 {
+		r.tracer.observed[i] = nil
+	}
+	return err
+}
+
 // Observe adds what the driver's statistics tell of each server to the metrics, until
 // the registration is unregistered: its connections and its state, and all that was
 // found, stored, sent and received, also by Do and Client. It is asked for when metrics
 // are collected, and talks to no server. While the driver is not open there is none of
-// it. Where several drivers with a server in common are observed, its figures are added up.
+// it; unregister before Close, as the meter provider keeps the driver until then.
+//
+// The pool of connections to a server is called by its address. Of a second driver that
+// is observed at the same time it is "mc1:11211#2", by the smallest number that is free.
+//
+// It is an error to observe a driver twice at a time.
 func (t *Tracer) Observe(db *memcacheddriver.MemcachedDB) (metric.Registration, error) {
+	if db == nil {
+		return nil, errors.New("memcachedotel: no driver to observe")
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if slices.ContainsFunc(t.observed, func(r *registration) bool { return r != nil && r.db == db }) {
+		return nil, errors.New("memcachedotel: the driver is observed already; Unregister that first")
+	}
+	free := slices.Index(t.observed, nil)
+	if free < 0 {
+		free = len(t.observed)
+		t.observed = append(t.observed, nil)
+	}
+	number := ""
+	if free > 0 {
+		number = fmt.Sprintf("#%d", free+1)
+	}
+
 	var errs []error
 	var all []metric.Observable
 	made := func(i metric.Observable, err error) {
@@ -79,32 +122,40 @@ func (t *Tracer) Observe(db *memcacheddriver.MemcachedDB) (metric.Registration, 
 		return nil, err
 	}
 
-	return t.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+	registered, err := t.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		for _, s := range db.Stats() {
-			of := poolAttributes(s.Addr)
-			with := func(more attribute.KeyValue) metric.ObserveOption {
-				return metric.WithAttributes(append(of[:len(of):len(of)], more)...)
-			}
-			o.ObserveInt64(connections.Inst(), int64(s.Idle), with(semconv.DBClientConnectionStateIdle))
-			o.ObserveInt64(connections.Inst(), int64(s.InUse), with(semconv.DBClientConnectionStateUsed))
+			ofPool := poolAttributes(s.Addr + number)
+			ofServer := append(serverAttributes(s.Addr), ofPool[1])
+			pool, server := metric.WithAttributes(ofPool...), metric.WithAttributes(ofServer...)
+			o.ObserveInt64(connections.Inst(), int64(s.Idle), pool, metric.WithAttributes(semconv.DBClientConnectionStateIdle))
+			o.ObserveInt64(connections.Inst(), int64(s.InUse), pool, metric.WithAttributes(semconv.DBClientConnectionStateUsed))
 			for _, state := range []memcacheddriver.ServerState{memcacheddriver.ServerUp, memcacheddriver.ServerDown, memcacheddriver.ServerProbing} {
 				n := int64(0)
 				if s.State == state {
 					n = 1
 				}
-				o.ObserveInt64(servers, n, with(serverStateKey.String(string(state))))
+				o.ObserveInt64(servers, n, server, metric.WithAttributes(serverStateKey.String(string(state))))
 			}
-			o.ObserveInt64(bytes, int64(s.BytesRead), with(semconv.NetworkIODirectionReceive))
-			o.ObserveInt64(bytes, int64(s.BytesWritten), with(semconv.NetworkIODirectionTransmit))
-			server := metric.WithAttributes(of...)
+			o.ObserveInt64(bytes, int64(s.BytesRead), server, metric.WithAttributes(semconv.NetworkIODirectionReceive))
+			o.ObserveInt64(bytes, int64(s.BytesWritten), server, metric.WithAttributes(semconv.NetworkIODirectionTransmit))
 			o.ObserveFloat64(waitTime, s.WaitTime.Seconds(), server)
 			for i, c := range counters {
 				o.ObserveInt64(grows[i], int64(c.value(&s)), server)
 			}
 			for i, l := range levels {
-				o.ObserveInt64(moves[i], int64(l.value(&s)), server)
+				of := pool
+				if strings.HasPrefix(l.name, "memcached.") {
+					of = server
+				}
+				o.ObserveInt64(moves[i], int64(l.value(&s)), of)
 			}
 		}
 		return nil
 	}, all...)
+	if err != nil {
+		return nil, err
+	}
+	r := &registration{registered, t, db}
+	t.observed[free] = r
+	return r, nil
 }

@@ -13,12 +13,22 @@ type config struct {
 	meters  metric.MeterProvider
 }
 
-// WithTracerProvider sets whose spans they are. The default is the global provider.
+// WithTracerProvider sets whose spans they are. The default, also
+// for nil, is the global provider.
 func WithTracerProvider(p trace.TracerProvider) Option {
-	return func(c *config) { c.tracers = p }
+	return func(c *config) {
+		if p != nil {
+			c.tracers = p
+		}
+	}
 }
 
-// WithMeterProvider sets whose metrics they are. The default is the global provider.
+// WithMeterProvider sets whose metrics they are. The default, also
+// for nil, is the global provider.
 func WithMeterProvider(p metric.MeterProvider) Option {
-	return func(c *config) { c.meters = p }
+	return func(c *config) {
+		if p != nil {
+			c.meters = p
+		}
+	}
 }

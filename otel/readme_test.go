@@ -13,7 +13,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
+	"github.com/xraph/grove/kv/drivers/memcacheddriver"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/drivertest"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
 var quoted = regexp.MustCompile("`([^`]+)`")
@@ -43,7 +45,10 @@ func TestReadmeHasEveryMetric(t *testing.T) {
 	tm.say(result{Operation: operation{Name: "dial", Server: "mc1:11211"}})
 	tm.say(result{Operation: operation{Name: "get", Server: "mc1:11211"}, Err: errors.New("text"), ErrorType: "pool_timeout"})
 
-	pool := []string{"db.client.connection.pool.name", "server.address", "server.port"}
+	sets := map[string][]string{
+		"pool":   {"db.system.name", "db.client.connection.pool.name"},
+		"server": {"db.client.connection.pool.name", "server.address", "server.port"},
+	}
 	said := make(map[string]bool)
 	metrics := tm.collect()
 	for _, row := range table(t, "Metrics") {
@@ -66,13 +71,13 @@ func TestReadmeHasEveryMetric(t *testing.T) {
 				}
 			}
 		}
-		attrs := row[3]
-		if rest, ok := strings.CutPrefix(attrs, "pool"); ok {
-			attrs = rest
-			for _, k := range pool {
-				assert.Contains(t, keys, k, name)
-				delete(keys, k)
-			}
+		set, attrs, _ := strings.Cut(row[3], ",")
+		if sets[set] == nil {
+			attrs = row[3]
+		}
+		for _, k := range sets[set] {
+			assert.Contains(t, keys, k, name)
+			delete(keys, k)
 		}
 		// Attributes, or one with its values.
 		listed, values, hasValues := strings.Cut(attrs, ":")
@@ -111,6 +116,32 @@ func kind(m metricdata.Metrics) string {
 		return "counter"
 	}
 	return "up-down"
+}
+
+func TestReadmeHasEveryOperation(t *testing.T) {
+	t.Parallel()
+	tm := newTelemetry(t)
+	store := drivertest.OpenStore(t, memcachedtest.Addr(t), memcacheddriver.WithTracer(tm), memcacheddriver.WithTTLQuery())
+	for _, call := range drivertest.Calls {
+		require.NoError(t, call.Run(t.Context(), memcacheddriver.Unwrap(store), drivertest.Key()), call.Name)
+	}
+	_, err := memcacheddriver.Fetch(t.Context(), store, drivertest.Key(), 0, func(context.Context) (string, error) { return "value", nil })
+	require.NoError(t, err)
+	made := make(map[any]bool)
+	for _, s := range tm.spans.Ended() {
+		if name, ok := attributes(s.Attributes())["db.operation.name"]; ok {
+			made[name] = true
+		}
+	}
+	said := make(map[any]bool)
+	for _, row := range table(t, "Spans") {
+		if row[0] == "`db.operation.name`" {
+			for _, m := range quoted.FindAllStringSubmatch(row[1], -1) {
+				said[m[1]] = true
+			}
+		}
+	}
+	assert.Equal(t, made, said)
 }
 
 func TestReadmeHasEveryAttribute(t *testing.T) {

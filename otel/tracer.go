@@ -4,13 +4,16 @@
 //
 //	tracer, err := memcachedotel.New()
 //	store, err := memcacheddriver.OpenStore(ctx, dsn, memcacheddriver.WithTracer(tracer))
-//	_, err = tracer.Observe(memcacheddriver.Unwrap(store))
+//	observed, err := tracer.Observe(memcacheddriver.Unwrap(store))
+//	…
+//	err = observed.Unregister() // and then close the store
 //
 // The README has a table of the attributes and one of the metrics.
 package memcachedotel
 
 import (
 	"context"
+	"sync"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -27,6 +30,7 @@ const scope = "github.com/xraph/grove/kv/drivers/memcacheddriver/otel"
 
 // Names of attributes for which the conventions have none.
 const (
+	keyCountKey     = attribute.Key("memcached.key_count") // db.operation.batch.size counts operations, of which mget is one
 	keysKey         = attribute.Key("memcached.keys")
 	hitsKey         = attribute.Key("memcached.hits")
 	missesKey       = attribute.Key("memcached.misses")
@@ -46,12 +50,17 @@ const (
 // Tracer is a [memcacheddriver.Tracer]. It makes a span of every call of a driver's, of
 // each server's part of a batch as the call's child, and, as a trace of its own, of
 // every connection that is made; and it counts and measures calls and connections.
-// It may serve several drivers.
+// One serves all drivers of a process: what two observe would have the same names.
 type Tracer struct {
 	tracer  trace.Tracer
 	meter   metric.Meter
 	metrics metrics
-	known   known
+
+	beginnings known[request, *beginning]
+	outcomes   known[outcome, []metric.RecordOption]
+
+	mu       sync.Mutex
+	observed []*registration // nil for a number that is free
 }
 
 var _ memcacheddriver.Tracer = (*Tracer)(nil)
@@ -77,8 +86,8 @@ type unnamed struct{}
 
 // Start begins a span.
 func (t *Tracer) Start(ctx context.Context, op memcacheddriver.Operation) context.Context {
-	s := t.known.get(op.Name, op.Server, "")
-	ctx, span := t.tracer.Start(ctx, s.span, s.start...)
+	b := t.beginnings.get(request{op.Name, op.Server}, request.beginning)
+	ctx, span := t.tracer.Start(ctx, b.name, b.start...)
 	if op.Server == "" && span.IsRecording() {
 		ctx = context.WithValue(ctx, unnamed{}, true)
 	}
@@ -93,9 +102,9 @@ func (t *Tracer) End(ctx context.Context, r memcacheddriver.Result) {
 		// A call that has waited for discovery knows its server only now. To a part of a
 		// batch this does nothing new.
 		if r.Server != "" && ctx.Value(unnamed{}) != nil {
-			s := t.known.get(r.Name, r.Server, "")
-			span.SetName(s.span)
-			span.SetAttributes(s.server...)
+			b := t.beginnings.get(request{r.Name, r.Server}, request.beginning)
+			span.SetName(b.name)
+			span.SetAttributes(b.server...)
 		}
 		span.SetAttributes(resultAttributes(&r)...)
 		if r.Err != nil {
@@ -112,7 +121,7 @@ func (t *Tracer) End(ctx context.Context, r memcacheddriver.Result) {
 func resultAttributes(r *memcacheddriver.Result) []attribute.KeyValue {
 	attrs := make([]attribute.KeyValue, 0, 8)
 	if r.KeyCount > 1 {
-		attrs = append(attrs, semconv.DBOperationBatchSize(r.KeyCount))
+		attrs = append(attrs, keyCountKey.Int(r.KeyCount))
 	}
 	if r.Keys != nil {
 		attrs = append(attrs, keysKey.StringSlice(r.Keys))
@@ -138,11 +147,17 @@ func resultAttributes(r *memcacheddriver.Result) []attribute.KeyValue {
 }
 
 // isDriversText reports whether the text of the error is all the driver's: in that of a
-// function of the caller's, or of the cause of a context, a key may stand.
+// function of the caller's may be a value, in the cause of a context or a server's error
+// line a key.
 func isDriversText(r *memcacheddriver.Result) bool {
+	if r.Name == opDo || r.Name == opSwap {
+		return false
+	}
 	switch r.ErrorType {
 	case "canceled", "deadline_exceeded", "panic", "_OTHER":
 		return false
 	}
-	return r.Keys != nil || r.Name != opDo && r.Name != opSwap
+	// Of several errors the class is the first one's.
+	_, several := r.Err.(interface{ Unwrap() []error })
+	return r.Keys != nil || r.ErrorType != "server_error" && !several
 }

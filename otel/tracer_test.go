@@ -51,12 +51,12 @@ func TestSpanOfACall(t *testing.T) {
 		"batch": {
 			result{Operation: operation{Name: "mget", KeyCount: 3, Keys: []string{"a", "b", "c"}}, Hits: 2, Misses: 1, BytesRead: 9},
 			"mget",
-			map[string]any{"db.operation.name": "mget", "db.operation.batch.size": int64(3), "memcached.keys": []string{"a", "b", "c"}, "memcached.hits": int64(2), "memcached.misses": int64(1), "memcached.bytes_read": int64(9)},
+			map[string]any{"db.operation.name": "mget", "memcached.key_count": int64(3), "memcached.keys": []string{"a", "b", "c"}, "memcached.hits": int64(2), "memcached.misses": int64(1), "memcached.bytes_read": int64(9)},
 		},
 		"failure": {
-			result{Operation: operation{Name: "set", Server: "mc1:11211", KeyCount: 1}, Err: errors.New("refused"), ErrorType: "server_error"},
+			result{Operation: operation{Name: "set", Server: "mc1:11211", KeyCount: 1}, Err: errors.New("reset"), ErrorType: "network"},
 			"set mc1:11211",
-			map[string]any{"db.operation.name": "set", "server.address": "mc1", "server.port": int64(11211), "error.type": "server_error"},
+			map[string]any{"db.operation.name": "set", "server.address": "mc1", "server.port": int64(11211), "error.type": "network"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -128,7 +128,8 @@ func TestPartsAreChildren(t *testing.T) {
 	for _, name := range []string{"mget mc1:11211", "mget mc2:11211"} {
 		part := tm.span(name)
 		assert.Equal(t, whole.SpanContext().SpanID(), parent(part), name)
-		assert.NotContains(t, attributes(part.Attributes()), "db.operation.batch.size", "never 1")
+		assert.Equal(t, trace.SpanKindClient, part.SpanKind())
+		assert.NotContains(t, attributes(part.Attributes()), "memcached.key_count", "never 1")
 	}
 }
 
@@ -142,31 +143,37 @@ func TestDialIsATraceOfItsOwn(t *testing.T) {
 	span := tm.span("dial mc1:11211")
 	assert.False(t, span.Parent().IsValid())
 	assert.NotEqual(t, request.SpanContext().TraceID(), span.SpanContext().TraceID())
+	assert.Equal(t, trace.SpanKindInternal, span.SpanKind())
 	assert.Equal(t, map[string]any{"db.system.name": "memcached", "server.address": "mc1", "server.port": int64(11211)},
 		attributes(span.Attributes()), "no operation of the database")
 }
 
 func TestForeignTextStaysOut(t *testing.T) {
 	t.Parallel()
+	text, keys := errors.New("text"), []string{"k"}
 	for _, test := range []struct {
 		operation
 		errorType string
+		err       error
 		shown     bool
 	}{
-		{operation{Name: "get"}, "server_down", true},
-		{operation{Name: "get"}, "canceled", false}, // the cause of the context
-		{operation{Name: "get"}, "deadline_exceeded", false},
-		{operation{Name: "do"}, "server_down", false}, // what the function made of it
-		{operation{Name: "do"}, "_OTHER", false},
-		{operation{Name: "do"}, "panic", false},
-		{operation{Name: "cas"}, "timeout", false},
-		{operation{Name: "cas"}, "_OTHER", false},
-		{operation{Name: "cas", Keys: []string{"k"}}, "timeout", true},
-		{operation{Name: "cas", Keys: []string{"k"}}, "_OTHER", false},
-		{operation{Name: "dial"}, "network", true},
+		{operation{Name: "get"}, "server_down", text, true},
+		{operation{Name: "get"}, "canceled", text, false}, // the cause of the context
+		{operation{Name: "get"}, "deadline_exceeded", text, false},
+		{operation{Name: "do"}, "server_down", text, false}, // what the function made of it
+		{operation{Name: "do"}, "_OTHER", text, false},
+		{operation{Name: "do"}, "panic", text, false},
+		{operation{Name: "cas"}, "timeout", text, false},
+		{operation{Name: "cas"}, "_OTHER", text, false},
+		{operation{Name: "cas", Keys: keys}, "conflict", text, false}, // or by the function, with a value
+		{operation{Name: "get"}, "server_error", text, false},         // a server may quote a key
+		{operation{Name: "get", Keys: keys}, "server_error", text, true},
+		{operation{Name: "mget"}, "timeout", errors.Join(text), false}, // what the first is
+		{operation{Name: "mget", Keys: keys}, "timeout", errors.Join(text), true},
+		{operation{Name: "dial"}, "network", text, true},
 	} {
 		tm := newTelemetry(t)
-		tm.End(tm.Start(t.Context(), test.operation), result{Operation: test.operation, Err: errors.New("text"), ErrorType: test.errorType})
+		tm.End(tm.Start(t.Context(), test.operation), result{Operation: test.operation, Err: test.err, ErrorType: test.errorType})
 		span := tm.span(test.Name)
 		assert.Equal(t, codes.Error, span.Status().Code, "%+v", test)
 		assert.Equal(t, test.errorType, attributes(span.Attributes())["error.type"], "%+v", test)
@@ -179,7 +186,7 @@ func TestGlobalProvidersAreTheDefault(t *testing.T) {
 	spans, reader := tracetest.NewSpanRecorder(), metric.NewManualReader()
 	otel.SetTracerProvider(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)))
 	otel.SetMeterProvider(metric.NewMeterProvider(metric.WithReader(reader)))
-	tracer, err := memcachedotel.New()
+	tracer, err := memcachedotel.New(memcachedotel.WithTracerProvider(nil), memcachedotel.WithMeterProvider(nil))
 	require.NoError(t, err)
 
 	op := operation{Name: "get", Server: "mc1:11211", KeyCount: 1}
