@@ -76,7 +76,7 @@ func TestMetricsAreThereAtOnce(t *testing.T) {
 	memcachedtest.Eventually(t, func() bool {
 		metrics, _ := scrape(t, url)
 		return metrics["db_client_operation_duration_seconds_bucket"]["db_operation_name"] &&
-			metrics["db_client_connection_create_time_seconds_count"]["server_address"] &&
+			metrics["db_client_connection_create_time_seconds_count"]["db_client_connection_pool_name"] &&
 			metrics["memcached_client_hits_total"]["server_address"]
 	}, "the metrics of calls, dials and servers")
 	memcachedtest.Eventually(t, func() bool {
@@ -120,15 +120,18 @@ func TestDashboardShowsWhatIsThere(t *testing.T) {
 	}, "calls")
 	memcached.Kill()
 	var metrics map[string]map[string]bool
+	var exported string
 	memcachedtest.Eventually(t, func() bool {
-		metrics, _ = scrape(t, url)
+		metrics, exported = scrape(t, url)
 		return metrics["db_client_operation_duration_seconds_count"]["error_type"]
 	}, "calls that fail")
 
 	require.Len(t, d.Templating.List, 2)
-	jobs := regexp.MustCompile(`^label_values\((\w+), job\)$`).FindStringSubmatch(d.Templating.List[1].Definition)
+	jobs := regexp.MustCompile(`^label_values\((\w+)\{(.*)\}, job\)$`).FindStringSubmatch(d.Templating.List[1].Definition)
 	require.NotNil(t, jobs)
 	assert.Contains(t, metrics, jobs[1])
+	assert.Equal(t, ours, jobs[2])
+	assert.Contains(t, exported, ours)
 
 	queries := 0
 	for _, panel := range d.Panels {
@@ -147,6 +150,9 @@ func TestDashboardShowsWhatIsThere(t *testing.T) {
 				if v, ok := n.(*parser.VectorSelector); ok {
 					asked = append(asked, v.Name)
 					assert.Contains(t, metrics, v.Name, panel.Title)
+					if strings.HasPrefix(v.Name, "db_") {
+						assert.Contains(t, v.String(), ours, "%s: other databases have it, too", panel.Title)
+					}
 					for _, m := range v.LabelMatchers {
 						assertLabel(t, metrics[v.Name], m.Name, panel.Title)
 					}
@@ -172,6 +178,9 @@ func TestDashboardShowsWhatIsThere(t *testing.T) {
 	}
 	assert.Greater(t, queries, 15)
 }
+
+// ours is what tells the driver's metrics from those of other databases.
+const ours = `db_system_name="memcached"`
 
 var legendLabel = regexp.MustCompile(`\{\{(\w+)\}\}`)
 
