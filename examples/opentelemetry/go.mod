@@ -9,6 +9,7 @@ require (
 	github.com/xraph/grove/kv v1.5.1
 	github.com/xraph/grove/kv/drivers/memcacheddriver v0.0.0
 	github.com/xraph/grove/kv/drivers/memcacheddriver/otel v0.0.0
+	go.opentelemetry.io/otel v1.46.0
 	go.opentelemetry.io/otel/exporters/prometheus v0.68.0
 	go.opentelemetry.io/otel/exporters/stdout/stdouttrace v1.46.0
 	go.opentelemetry.io/otel/sdk v1.46.0
@@ -35,7 +36,6 @@ require (
 	github.com/xraph/go-utils v1.1.1 // indirect
 	github.com/xraph/grove v1.5.1 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
-	go.opentelemetry.io/otel v1.46.0 // indirect
 	go.opentelemetry.io/otel/metric v1.46.0 // indirect
 	go.uber.org/atomic v1.11.0 // indirect
 	go.uber.org/goleak v1.3.0 // indirect

@@ -25,9 +25,11 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"go.opentelemetry.io/otel/attribute"
 	otelprometheus "go.opentelemetry.io/otel/exporters/prometheus"
 	"go.opentelemetry.io/otel/exporters/stdout/stdouttrace"
 	"go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/resource"
 	"go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/xraph/grove/kv/drivers/memcacheddriver"
@@ -56,11 +58,15 @@ func main() {
 
 // run serves until ctx ends.
 func run(ctx context.Context, l net.Listener, memcached string, spans io.Writer) error {
+	service, err := resource.Merge(resource.Default(), resource.NewSchemaless(attribute.String("service.name", "opentelemetry-example")))
+	if err != nil {
+		return err
+	}
 	exporter, err := stdouttrace.New(stdouttrace.WithWriter(spans))
 	if err != nil {
 		return err
 	}
-	tracers := trace.NewTracerProvider(trace.WithBatcher(exporter))
+	tracers := trace.NewTracerProvider(trace.WithBatcher(exporter), trace.WithResource(service))
 	defer tracers.Shutdown(context.WithoutCancel(ctx))
 
 	registry := prometheus.NewRegistry()
@@ -68,7 +74,7 @@ func run(ctx context.Context, l net.Listener, memcached string, spans io.Writer)
 	if err != nil {
 		return err
 	}
-	meters := metric.NewMeterProvider(metric.WithReader(reader), metric.WithView(buckets))
+	meters := metric.NewMeterProvider(metric.WithReader(reader), metric.WithView(buckets), metric.WithResource(service))
 	defer meters.Shutdown(context.WithoutCancel(ctx))
 
 	tracer, err := memcachedotel.New(memcachedotel.WithTracerProvider(tracers), memcachedotel.WithMeterProvider(meters))
@@ -83,9 +89,11 @@ func run(ctx context.Context, l net.Listener, memcached string, spans io.Writer)
 		return err
 	}
 	defer store.Close()
-	if _, err := tracer.Observe(memcacheddriver.Unwrap(store)); err != nil {
+	observed, err := tracer.Observe(memcacheddriver.Unwrap(store))
+	if err != nil {
 		return err
 	}
+	defer observed.Unregister() // before Close
 	if err := store.Ping(ctx); err != nil {
 		log.Println("going on all the same, as the metrics show it:", err)
 	}

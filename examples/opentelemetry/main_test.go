@@ -36,6 +36,7 @@ func start(t *testing.T, memcached string, spans *bytes.Buffer) (url string) {
 		assert.NoError(t, <-ended)
 		assert.Contains(t, spans.String(), `"Name":"get `+memcached+`"`)
 		assert.Contains(t, spans.String(), `"Name":"request"`)
+		assert.Contains(t, spans.String(), `{"Key":"service.name","Value":{"Type":"STRING","Value":"opentelemetry-example"}}`)
 	})
 	return "http://" + l.Addr().String() + "/metrics"
 }
