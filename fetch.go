@@ -34,17 +34,17 @@ const (
 type FetchOption func(*fetch)
 
 // FetchRefresh loads a value anew when it has no more than ahead, which is less than the
-// ttl, left to live: one caller
-// loads and waits for it, the others get the value that there is, and so does that one if
-// the load fails or its context ends. The default, 0, is never. It needs a server with the
-// meta protocol (memcached 1.6.10), which tells what is left in whole seconds; elsewhere it
-// has no effect.
+// ttl, left to live: one caller loads and waits for it, the others get the value that
+// there is, and so does that one if the load fails or its context ends; after a failure
+// nobody tries again for a second. The default, 0, is never. It needs a server with CAS
+// numbers and the meta protocol (memcached 1.6.10), which tells what is left in whole
+// seconds; elsewhere it has no effect.
 func FetchRefresh(ahead time.Duration) FetchOption { return func(f *fetch) { f.ahead = ahead } }
 
 // FetchNotFound remembers for ttl that there is no value, where load returns an error that
-// is [kv.ErrNotFound]: Fetch then returns that error itself, without loading, until a value
-// is stored, ttl is over, or [DeleteFetched] is called. The default, 0, is not to. It ends
-// as a ttl of [MemcachedDB.Set], but in whole seconds.
+// is [kv.ErrNotFound]: while there is none, Fetch then returns [kv.ErrNotFound] itself,
+// without loading, until ttl is over or [DeleteFetched] is called. The default, 0, is not
+// to. It ends as a ttl of [MemcachedDB.Set], but in whole seconds.
 func FetchNotFound(ttl time.Duration) FetchOption { return func(f *fetch) { f.noneTTL = ttl } }
 
 // FetchJitter makes each ttl longer or shorter by up to a fraction, at random, so that
@@ -53,12 +53,13 @@ func FetchNotFound(ttl time.Duration) FetchOption { return func(f *fetch) { f.no
 func FetchJitter(fraction float64) FetchOption { return func(f *fetch) { f.jitter = fraction } }
 
 // FetchLease sets after how long the right to load is another's, if the process that has
-// it dies or loses the server. As long as load runs it is prolonged, so that ttl need not
-// be as long as that. The default is 5 s; it lasts up to two seconds longer.
+// it dies or loses the server. It is prolonged as long as load runs, and need not be as
+// long as that. The default is 5 s; it lasts up to two seconds longer.
 func FetchLease(ttl time.Duration) FetchOption { return func(f *fetch) { f.lease = ttl } }
 
 // FetchWait sets how long callers wait for the load of another process before they load
-// themselves. The default is 3 s; 0 is not at all.
+// themselves, and at most for the server to take what they have loaded. The default is 3 s;
+// 0 is not at all, but for a tenth of a second that an exchange with the server may take.
 func FetchWait(wait time.Duration) FetchOption { return func(f *fetch) { f.wait = wait } }
 
 // Fetch returns the value of key, or what load returns, which it stores for ttl (0: no
@@ -66,27 +67,31 @@ func FetchWait(wait time.Duration) FetchOption { return func(f *fetch) { f.wait 
 // a miss gives what a hit will.
 //
 // Of all callers that miss the same key, in all processes, one loads, and the others wait
-// for its value. In one process they share the load: what it returns, an error as well, is
-// theirs, and it panics in all of them if load does. Its context has the values of the
-// first caller's, and ends when none of them waits any more. Those of other processes wait
-// for the value to appear, as long as [FetchWait] says, or for the loader to fail or to
-// die, see [FetchLease]; then they load.
+// for its value. Those of one driver share the load: what it returns, an error as well, is
+// theirs, and if it panics so do they. Its context has the values of the first caller's,
+// and ends when none of them waits any more, though not by Close. Those of other processes
+// wait for the value to appear, as long as [FetchWait] says, or for the loader to fail or
+// to die, see [FetchLease]; then they load. A load that fetches its own key waits for
+// itself.
 //
-// A cache that does not answer is no error: load is called, once at a time in a process,
+// A cache that does not answer is no error: load is called, once at a time for a driver,
 // and its value returned without being stored. Nor is one that refuses the value, for its
 // size, or holds one that the codec cannot decode, which is replaced. [MemcachedDB.Stats]
-// counts what goes wrong, and a [Tracer] is told: the exchanges for the lease are "fetch".
-// The errors are load's, that of ctx (within milliseconds of its end), [kv.ErrNotFound] by
-// [FetchNotFound], those of the codec, [ErrNotOpen], and [ErrInvalidKey]: a key has six
-// bytes less than elsewhere, as that of its lease is longer.
+// counts what goes wrong, and a [Tracer] is told: each exchange for the lease is a "fetch".
+// The errors are load's as it is, that of ctx (within milliseconds of its end),
+// [kv.ErrNotFound] by [FetchNotFound], those of the codec, [ErrNotOpen],
+// [ErrInvalidOption], kv.ErrKeyEmpty and [ErrInvalidKey]: a key has six bytes less than
+// elsewhere. The lease is an item beside it, the key with ~lease behind it; no key of
+// yours should end so.
 //
-// What was loaded is stored only if no other value has been meanwhile, by whatever call,
-// and only if the key was not deleted by [DeleteFetched]. A plain Delete takes the value
-// that is there, but not one that is being loaded.
+// What was loaded is stored only if there is no other value by then, or in a refresh if
+// nothing has changed the value, and only if the key was not deleted by [DeleteFetched]. A
+// plain Delete takes the value that is there, but not one that is being loaded. A change of
+// the servers meanwhile keeps it from being stored.
 //
 // The store's hooks do not see it. It panics if the store is on another driver. It is safe
-// for concurrent use, but callers of a key are to agree on T, load, ttl and options:
-// those of the first one count.
+// for concurrent use, but callers of a key are to agree on T, the codec, load, ttl and
+// options: those of the first one count.
 func Fetch[T any](ctx context.Context, store *kv.Store, key string, ttl time.Duration, load func(context.Context) (T, error), opts ...FetchOption) (value T, err error) {
 	f, err := newFetch(Unwrap(store), key, ttl, opts)
 	if err != nil {
@@ -131,14 +136,16 @@ func decodeAs[T any](store *kv.Store, raw []byte) (value T, err error) {
 }
 
 // DeleteFetched deletes keys, and sees to it that what a [Fetch] is just loading for them,
-// in any process, is not stored: call it when the source has changed. Fetches of this
-// process that begin afterwards load anew. It tries every server; an error has an [OpError]
-// for each that failed, with the keys that may or may not have been deleted.
+// in any process, is not stored: call it when the source has changed. Fetches on this
+// driver that begin afterwards load anew. It tries every server; an error has an [OpError]
+// for each that failed, with the keys that may or may not have been deleted: what was
+// loaded for them may be there.
 //
-// What remains: those of other processes may still get what is being loaded there. A
-// value that was just being stored can be there for a moment after DeleteFetched has
-// returned, until its loader has noticed; if that process dies in this very moment, or the
-// server has no CAS numbers (memcached -C), it stays until it expires.
+// What remains: those on other drivers may still get what is being loaded there. A value
+// that was just being stored can be there for a moment after DeleteFetched has returned,
+// until its loader has noticed. It stays until it expires if that process dies in this very
+// moment, if the server cannot be reached to take it back or does the command only then
+// (it was frozen), or if it has no CAS numbers (memcached -C).
 func DeleteFetched(ctx context.Context, store *kv.Store, keys ...string) error {
 	db := Unwrap(store)
 	for _, key := range keys {

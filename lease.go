@@ -20,6 +20,9 @@ const leaseSuffix = "~lease"
 // token of a lease is as short.
 const noValue = "none"
 
+// takeBackTries is how often it is tried to remove a value that may be old.
+const takeBackTries = 3
+
 // lease is the right to fill a key: an item beside it that holds the token of whoever has
 // it. It is taken by add and given back by cas, so that one that has expired, or that
 // [DeleteFetched] has taken away, is noticed. A loader that dies loses it by its TTL.
@@ -167,14 +170,23 @@ func (l *lease) finish(ctx context.Context, o outcome) {
 		return err
 	})
 	if filled && !given {
-		_ = l.exchange(ctx, func(c *call, conn *pool.Conn, _ string) error {
-			found, err := pipeline.Fetch(conn, c.key)
-			if err == nil && found != nil && bytes.Equal(found.Value, o.value) {
-				_, err = c.clear(conn, found)
+		for range takeBackTries {
+			if l.takeBack(ctx, o.value) == nil {
+				return
 			}
-			return err
-		})
+		}
 	}
+}
+
+// takeBack removes what finish has stored, if it is still there.
+func (l *lease) takeBack(ctx context.Context, value []byte) error {
+	return l.exchange(ctx, func(c *call, conn *pool.Conn, _ string) error {
+		found, err := pipeline.Fetch(conn, c.key)
+		if err == nil && found != nil && bytes.Equal(found.Value, value) {
+			_, err = c.clear(conn, found)
+		}
+		return err
+	})
 }
 
 // fill stores what was loaded, unless there is another value than that which it replaces.

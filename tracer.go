@@ -77,6 +77,7 @@ type Result struct {
 	// "invalid_key", "not_open" (Close in the middle), "panic" (of a function of the
 	// caller's), "server_error" (an error line), "network" (no connection, a reset, TLS),
 	// and "_OTHER" for what such a function has returned, and a discovery that finds no
-	// servers. Of a batch that failed in several ways it is the first of these.
+	// servers. Of a batch that failed in several ways it is the first of these; the
+	// text has the others, too.
 	ErrorType string
 }
