@@ -3,8 +3,11 @@ package memcacheddriver_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
+	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,6 +23,65 @@ import (
 
 // forgotten is for a lease that nothing but its return ends while a test runs.
 var forgotten = memcacheddriver.FetchLease(math.MaxInt64)
+
+// items is a scripted memcached that keeps what it is given, so that a test can step in
+// between.
+type items struct {
+	mu     sync.Mutex
+	values map[string]string
+	cas    map[string]int
+	last   int
+}
+
+// script makes the commands of a Fetch on a server without meta.
+func (s *items) script() memcachedtest.Script {
+	s.values, s.cas = make(map[string]string), make(map[string]int)
+	script := memcachedtest.Script{"mn": memcachedtest.Say("ERROR\r\n")}
+	for _, name := range []string{"add", "cas", "set", "get", "gets"} {
+		script[name] = func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) { c.Say(s.do(cmd)) }
+	}
+	return script
+}
+
+func (s *items) do(cmd memcachedtest.Command) (reply string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := cmd.Keys()[0]
+	_, there := s.values[key]
+	switch cmd.Name {
+	case "get", "gets":
+		for _, key := range cmd.Keys() {
+			if value, ok := s.values[key]; ok {
+				reply += fmt.Sprintf("VALUE %s 0 %d %d\r\n%s\r\n", key, len(value), s.cas[key], value)
+			}
+		}
+		return reply + "END\r\n"
+	case "add":
+		if there {
+			return "NOT_STORED\r\n"
+		}
+	case "cas":
+		if !there {
+			return "NOT_FOUND\r\n"
+		}
+		if cmd.Args[4] != strconv.Itoa(s.cas[key]) {
+			return "EXISTS\r\n"
+		}
+	}
+	s.last++
+	s.values[key], s.cas[key] = string(cmd.Data), s.last
+	if cmd.Args[2] == "2592001" { // long ago
+		delete(s.values, key)
+	}
+	return "STORED\r\n"
+}
+
+func (s *items) has(key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.values[key]
+	return ok
+}
 
 func TestFetchGivesItsLeaseBack(t *testing.T) {
 	t.Parallel()
@@ -61,37 +123,18 @@ func TestFetchGivesItsLeaseBack(t *testing.T) {
 func TestAFetcherThatLeavesWhileItTakesTheLease(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
-	token := make(chan string, 1)
-	returned := make(chan memcachedtest.Command, 1)
-	f := memcachedtest.StartFake(t, memcachedtest.Script{
-		"mn": memcachedtest.Say("ERROR\r\n"),
-		"add": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
-			token <- string(cmd.Data)
-			cancel()
-			c.Hang()
-		},
-		"gets": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
-			if key := cmd.Keys()[0]; strings.HasSuffix(key, "~lease") {
-				c.Say(memcachedtest.Value(key, <-token) + "END\r\n")
-				return
-			}
-			c.Default(cmd)
-		},
-		"set": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
-			returned <- cmd
-			c.Say("STORED\r\n")
-		},
-	})
-	store := drivertest.OpenStore(t, f.Addr())
-	l := &loader{key: "k"}
-	_, err := memcacheddriver.Fetch(ctx, store, "k", time.Hour, l.load, forgotten)
-	require.ErrorIs(t, err, context.Canceled)
-	select {
-	case cmd := <-returned: // a set, as the fake tells no CAS number
-		assert.Equal(t, []string{"k~lease"}, cmd.Keys())
-	case <-time.After(20 * time.Second):
-		t.Error("the lease was not given back")
+	var server items
+	script := server.script()
+	script["add"] = func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+		server.do(cmd)
+		cancel()
+		c.Hang()
 	}
+	store := drivertest.OpenStore(t, memcachedtest.StartFake(t, script).Addr())
+	l := &loader{key: "k"}
+	_, err := memcacheddriver.Fetch(ctx, store, "k", time.Hour, l.load)
+	require.ErrorIs(t, err, context.Canceled)
+	memcachedtest.Eventually(t, func() bool { return !server.has("k~lease") }, "the lease is given back")
 	assert.Zero(t, l.loads.Load())
 }
 
@@ -193,88 +236,53 @@ func TestALeaseThatIsRefusedIsNotWaitedFor(t *testing.T) {
 	assert.Equal(t, 1, f.Count("add"))
 }
 
-// The answer to the storing is lost: it may have happened.
+// The answer to the storing is lost: it may have happened. The first try to take it back
+// fails as well.
 func TestFetchTakesBackWhatItMayHaveStored(t *testing.T) {
 	t.Parallel()
-	var held, stored atomic.Pointer[string]
-	back := make(chan memcachedtest.Command, 1)
-	f := memcachedtest.StartFake(t, memcachedtest.Script{
-		"mn": memcachedtest.Say("ERROR\r\n"),
-		"add": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
-			value := string(cmd.Data)
-			if cmd.Keys()[0] == "k" {
-				stored.Store(&value)
-				c.Close()
-				return
-			}
-			held.Store(&value)
-			c.Say("STORED\r\n")
-		},
-		"gets": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
-			for key, value := range map[string]*string{"k": stored.Load(), "k~lease": held.Load()} {
-				if key == cmd.Keys()[0] && value != nil {
-					c.Say(strings.Replace(memcachedtest.Value(key, *value), "\r\n", " 7\r\n", 1) + "END\r\n")
-					return
-				}
-			}
-			c.Say("END\r\n")
-		},
-		"cas": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
-			back <- cmd
-			c.Say("STORED\r\n")
-		},
-	})
-	store := drivertest.OpenStore(t, f.Addr())
+	var server items
+	script := server.script()
+	script["add"] = func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+		reply := server.do(cmd)
+		if cmd.Keys()[0] == "k" {
+			c.Close()
+			return
+		}
+		c.Say(reply)
+	}
+	tries := 0
+	script["cas"] = func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+		if tries++; tries == 1 {
+			c.Close()
+			return
+		}
+		c.Say(server.do(cmd))
+	}
+	store := drivertest.OpenStore(t, memcachedtest.StartFake(t, script).Addr())
 	l := &loader{key: "k"}
 	_, err := memcacheddriver.Fetch(t.Context(), store, "k", time.Hour, l.load, memcacheddriver.FetchWait(drivertest.Never))
 	require.NoError(t, err)
-	select {
-	case cmd := <-back:
-		assert.Equal(t, "k", cmd.Keys()[0])
-	default:
-		t.Error("the value was not taken back")
-	}
+	assert.False(t, server.has("k"))
+	assert.True(t, server.has("k~lease"), "nobody knows whose it is")
 }
 
 // A server that falls silent, at each exchange of a Fetch after the Get.
 func TestFetchWaitsForASilentServerNoLongerThanItIsTold(t *testing.T) {
 	t.Parallel()
-	for _, silent := range []string{"get k k~lease", "add k~lease", "gets k", "gets k~lease", "add k ", "set k~lease"} {
+	for _, silent := range []string{"get k k~lease", "add k~lease ", "gets k ", "gets k~lease ", "add k ", "cas k~lease "} {
 		t.Run(silent, func(t *testing.T) {
 			t.Parallel()
-			token, gets := make(chan string, 1), 0
-			script := memcachedtest.Script{
-				"mn": memcachedtest.Say("ERROR\r\n"),
-				"add": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
-					if cmd.Keys()[0] == "k~lease" {
-						token <- string(cmd.Data)
-					}
-					c.Say("STORED\r\n")
-				},
-				"gets": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
-					if cmd.Keys()[0] == "k~lease" {
-						c.Say(memcachedtest.Value("k~lease", <-token) + "END\r\n")
+			var server items
+			var gets atomic.Int32
+			script := server.script()
+			for name, answer := range script {
+				script[name] = func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+					isGet := cmd.Line == "gets k" && gets.Add(1) == 1
+					if strings.HasPrefix(cmd.Line+" ", silent) && !isGet {
+						c.Hang()
 						return
 					}
-					c.Say("END\r\n")
-				},
-				"set": memcachedtest.Say("STORED\r\n"),
-			}
-			name, _, _ := strings.Cut(silent, " ")
-			answer := script[name]
-			script[name] = func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
-				if cmd.Name == "gets" && cmd.Keys()[0] == "k" {
-					gets++ // the first is the Get's
-				}
-				switch {
-				case !strings.HasPrefix(cmd.Line+" ", silent) || silent == "gets k" && (cmd.Keys()[0] != "k" || gets == 1):
-					if answer == nil {
-						c.Default(cmd)
-					} else {
-						answer(c, cmd)
-					}
-				default:
-					c.Hang()
+					answer(c, cmd)
 				}
 			}
 			f := memcachedtest.StartFake(t, script)
@@ -284,7 +292,7 @@ func TestFetchWaitsForASilentServerNoLongerThanItIsTold(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, pageOf("k"), p)
 			assert.EqualValues(t, 1, l.loads.Load())
-			assert.Contains(t, f.Received(), silent)
+			assert.Contains(t, f.Received(), strings.TrimSpace(silent))
 		})
 	}
 }

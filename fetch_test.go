@@ -499,60 +499,47 @@ func TestDeleteFetchedTakesWhatIsBeingLoaded(t *testing.T) {
 // The deletion of the lease comes between the storing of the value and its return.
 func TestDeleteFetchedInTheMomentOfStoring(t *testing.T) {
 	t.Parallel()
-	for name, script := range map[string]func(*memcachedtest.FakeConn, memcachedtest.Command){
-		"deleted": func(c *memcachedtest.FakeConn, _ memcachedtest.Command) { c.Say("NOT_FOUND\r\n") },
-		"taken":   func(c *memcachedtest.FakeConn, _ memcachedtest.Command) { c.Say("EXISTS\r\n") },
-		"unknown": func(c *memcachedtest.FakeConn, _ memcachedtest.Command) { c.Close() },
+	for name, answer := range map[string]memcachedtest.Handler{
+		"deleted": memcachedtest.Say("NOT_FOUND\r\n"),
+		"taken":   memcachedtest.Say("EXISTS\r\n"),
+		"unknown": memcachedtest.HangUp,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			token, taken := make(chan string, 1), make(chan memcachedtest.Command, 1)
-			var stored atomic.Pointer[string]
-			f := memcachedtest.StartFake(t, memcachedtest.Script{
-				"mn": memcachedtest.Say("ERROR\r\n"),
-				"add": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
-					value := string(cmd.Data)
-					if strings.HasSuffix(cmd.Keys()[0], "~lease") {
-						token <- value
-					} else {
-						stored.Store(&value)
-					}
-					c.Say("STORED\r\n")
-				},
-				"gets": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
-					var value string
-					switch key := cmd.Keys()[0]; {
-					case strings.HasSuffix(key, "~lease"):
-						value = <-token
-					case stored.Load() != nil:
-						value = *stored.Load()
-					default:
-						c.Say("END\r\n")
-						return
-					}
-					c.Say(fmt.Sprintf("VALUE %s 0 %d 7\r\n%s\r\nEND\r\n", cmd.Keys()[0], len(value), value))
-				},
-				"cas": func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
-					if cmd.Keys()[0] == "k" {
-						taken <- cmd
-						c.Say("STORED\r\n")
-						return
-					}
-					script(c, cmd)
-				},
-			})
+			var server items
+			script := server.script()
+			script["cas"] = func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+				if cmd.Keys()[0] == "k~lease" {
+					answer(c, cmd)
+					return
+				}
+				c.Say(server.do(cmd))
+			}
+			f := memcachedtest.StartFake(t, script)
 			store := drivertest.OpenStore(t, f.Addr())
 			l := &loader{key: "k"}
-			_, err := memcacheddriver.Fetch(t.Context(), store, "k", time.Hour, l.load)
+			_, err := memcacheddriver.Fetch(t.Context(), store, "k", time.Hour, l.load, memcacheddriver.FetchWait(drivertest.Never))
 			require.NoError(t, err)
 			assert.Contains(t, f.Received(), "add k ")
-			select {
-			case <-taken:
-			case <-time.After(20 * time.Second):
-				t.Error("the value was not taken back")
-			}
+			assert.False(t, server.has("k"), "it is taken back")
 		})
 	}
+}
+
+// What was set after that is somebody else's.
+func TestFetchTakesBackOnlyItsOwn(t *testing.T) {
+	t.Parallel()
+	var server items
+	script := server.script()
+	script["cas"] = func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+		server.do(memcachedtest.Command{Name: "set", Args: []string{"k", "0", "0", "5"}, Data: []byte("newer")})
+		c.Say("NOT_FOUND\r\n")
+	}
+	store := drivertest.OpenStore(t, memcachedtest.StartFake(t, script).Addr())
+	l := &loader{key: "k"}
+	_, err := memcacheddriver.Fetch(t.Context(), store, "k", time.Hour, l.load, memcacheddriver.FetchWait(drivertest.Never))
+	require.NoError(t, err)
+	assert.True(t, server.has("k"))
 }
 
 func TestFetchRefresh(t *testing.T) {
