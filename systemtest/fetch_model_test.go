@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -368,7 +367,7 @@ func (w *fetchWorld) fetch(ctx context.Context, process string, store *kv.Store)
 		opts = append(opts, memcacheddriver.FetchRefresh(time.Minute))
 	}
 	_, err := memcacheddriver.Fetch(ctx, store, w.key, time.Hour, func(context.Context) (edition, error) { return w.load(process) }, opts...)
-	if ctx.Err() != nil && errors.Is(err, ctx.Err()) || w.empty && err == kv.ErrNotFound {
+	if ctx.Err() != nil || w.empty && err == kv.ErrNotFound {
 		return nil
 	}
 	return err
