@@ -472,9 +472,10 @@ func (s *fetchStage) play(t *testing.T, w *fetchWorld) {
 	}
 }
 
-// fetchWorldsFor lets worlds happen for a time, several at once, as most of it is waiting.
+// fetchWorldsFor lets worlds happen for a time, and at least so many that something has
+// come of it; several at once, as most of it is waiting.
 func fetchWorldsFor(t *testing.T, d time.Duration, cuts bool) {
-	const stages, worldsOfStage = 16, 50
+	const stages, worldsOfStage, leastOfStage = 16, 50, 15
 	seed := uint64(time.Now().UnixNano())
 	var mu sync.Mutex
 	worlds, takenAway, cut := 0, 0, 0
@@ -487,7 +488,7 @@ func fetchWorldsFor(t *testing.T, d time.Duration, cuts bool) {
 				seed += worldsOfStage
 				all.Go(func() {
 					for n := range uint64(worldsOfStage) {
-						if t.Failed() || n > 0 && time.Now().After(deadline) {
+						if t.Failed() || n >= leastOfStage && time.Now().After(deadline) {
 							return
 						}
 						w := newFetchWorld(newFetchScene(first+n, s.meta, cuts))
