@@ -105,8 +105,10 @@ func Fetch[T any](ctx context.Context, store *kv.Store, key string, ttl time.Dur
 		}
 		due = due && err == nil
 	case err == kv.ErrNotFound:
-	case ctx.Err() != nil || errors.Is(err, ErrNotOpen):
+	case errors.Is(err, ErrNotOpen):
 		return value, err
+	case ctx.Err() != nil: // whatever the Get came to
+		return value, &OpError{Op: opFetch, Keys: []string{key}, Err: pool.Ended(ctx)}
 	default:
 		f.down = true
 	}

@@ -20,8 +20,9 @@ const leaseSuffix = "~lease"
 // token of a lease is as short.
 const noValue = "none"
 
-// takeBackTries is how often it is tried to remove a value that may be old.
-const takeBackTries = 3
+// takeBackTries is how often it is tried to remove a value that may be old. A server that
+// is down refuses them at once.
+const takeBackTries = 10
 
 // lease is the right to fill a key: an item beside it that holds the token of whoever has
 // it. It is taken by add and given back by cas, so that one that has expired, or that

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -63,10 +64,9 @@ type fetchWorld struct {
 	live    int    // actors that have not returned
 	items   map[string]worldItem
 	cas     uint64
-	changes int             // of the source
-	deleted int             // the changes that a DeleteFetched has come after
-	idle    int             // turns since something has changed
-	stored  map[string]bool // the actors that have tried to
+	changes int // of the source
+	deleted int // the changes that a DeleteFetched has come after
+	idle    int // turns since something has changed
 
 	takenAway, cut int // leases, and connections
 	trace, faults  []string
@@ -88,7 +88,7 @@ type turn struct {
 func newFetchWorld(s fetchScene) *fetchWorld {
 	w := &fetchWorld{
 		fetchScene: s, key: drivertest.Key(), rnd: rand.New(rand.NewPCG(s.seed, 0)),
-		turns: make(chan *turn), over: make(chan struct{}), items: make(map[string]worldItem), stored: make(map[string]bool),
+		turns: make(chan *turn), over: make(chan struct{}), items: make(map[string]worldItem),
 	}
 	w.inRow = w.rnd.IntN(8)
 	if s.refresh {
@@ -301,7 +301,7 @@ func (w *fetchWorld) serve(actor string) memcachedtest.Handler {
 		}
 		reply, cut := "", false
 		lived := w.await(actor, w.short(cmd.Line+" "+string(cmd.Data)), func() (result string) {
-			before, after := w.drawCuts(actor, cmd)
+			before, after := w.drawCuts(cmd)
 			if cut = before || after; cut {
 				w.cut++
 			}
@@ -323,18 +323,11 @@ func (w *fetchWorld) serve(actor string) memcachedtest.Handler {
 }
 
 // drawCuts says whether the connection ends before or after a command, which it does more
-// often where a value is stored. It does not any more once a process has: it tries only once
-// to take back what it may not have stored, and where that is cut off the value remains.
-func (w *fetchWorld) drawCuts(actor string, cmd memcachedtest.Command) (before, after bool) {
+// often where a value is stored.
+func (w *fetchWorld) drawCuts(cmd memcachedtest.Command) (before, after bool) {
 	of := 12
-	if cmd.Args[0] == w.key {
-		if w.stored[actor] {
-			return false, false
-		}
-		if cmd.Data != nil {
-			w.stored[actor] = true
-			of = 4
-		}
+	if cmd.Args[0] == w.key && cmd.Data != nil {
+		of = 4
 	}
 	n := w.rnd.IntN(of)
 	return w.cuts && n == 0, w.cuts && n == 1
@@ -367,7 +360,7 @@ func (w *fetchWorld) fetch(ctx context.Context, process string, store *kv.Store)
 		opts = append(opts, memcacheddriver.FetchRefresh(time.Minute))
 	}
 	_, err := memcacheddriver.Fetch(ctx, store, w.key, time.Hour, func(context.Context) (edition, error) { return w.load(process) }, opts...)
-	if ctx.Err() != nil || w.empty && err == kv.ErrNotFound {
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) || w.empty && err == kv.ErrNotFound {
 		return nil
 	}
 	return err
