@@ -504,3 +504,75 @@ func TestFetchersShareNoBytes(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, "value", string(two), "it is not the codec's")
 }
+
+// Another process stores a value between the look at the key and the lease.
+func TestFetchLooksAgainWhenItHasTheLease(t *testing.T) {
+	t.Parallel()
+	var server items
+	script := server.script()
+	script["add"] = func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+		server.do(memcachedtest.Command{Name: "set", Args: []string{"k", "0", "0", "2"}, Data: []byte(`{"Title":"theirs"}`)})
+		c.Say(server.do(cmd))
+	}
+	store := drivertest.OpenStore(t, memcachedtest.StartFake(t, script).Addr())
+	l := &loader{key: "k"}
+	p, err := memcacheddriver.Fetch(t.Context(), store, "k", time.Hour, l.load, memcacheddriver.FetchWait(drivertest.Never))
+	require.NoError(t, err)
+	assert.Equal(t, "theirs", p.Title)
+	assert.Zero(t, l.loads.Load())
+	assert.False(t, server.has("k~lease"))
+}
+
+func TestFetchThatIsNotToWaitLooksOnce(t *testing.T) {
+	t.Parallel()
+	var server items
+	f := memcachedtest.StartFake(t, server.script())
+	server.do(memcachedtest.Command{Name: "set", Args: []string{"k~lease", "0", "0", "9"}, Data: []byte("another's")})
+	store := drivertest.OpenStore(t, f.Addr())
+	l := &loader{key: "k"}
+	_, err := memcacheddriver.Fetch(t.Context(), store, "k", time.Hour, l.load, memcacheddriver.FetchWait(0))
+	require.NoError(t, err)
+	assert.Equal(t, 1, f.Count("get"), "that of both keys")
+}
+
+// A lease that was taken away is another's, or what is remembered.
+func TestALoadKeepsNoLeaseButItsOwn(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	store, other := drivertest.OpenStore(t, memcachedtest.Addr(t)), drivertest.OpenStore(t, memcachedtest.Addr(t))
+	b := newBlocked(drivertest.Key())
+	first := fetching(ctx, store, b.key, time.Hour, b.load, memcacheddriver.FetchLease(time.Second))
+	<-b.begun
+	require.NoError(t, memcacheddriver.DeleteFetched(ctx, other, b.key))
+	_, err := memcacheddriver.Fetch(ctx, other, b.key, time.Hour, func(context.Context) (page, error) { return page{}, kv.ErrNotFound }, memcacheddriver.FetchNotFound(time.Second))
+	require.ErrorIs(t, err, kv.ErrNotFound)
+	memcachedtest.Eventually(t, func() bool {
+		_, there := drivertest.ServerTTL(t, memcachedtest.Addr(t), b.key+"~lease")
+		return !there
+	}, "what is remembered ends")
+	b.end <- nil
+	require.NoError(t, (<-first).err)
+	requireGone(t, store, b.key)
+}
+
+// The load of those who have left goes on for a while, as it does not look at its context.
+func TestAFetcherDoesNotJoinALoadThatAllHaveLeft(t *testing.T) {
+	t.Parallel()
+	store := drivertest.OpenStore(t, memcachedtest.Addr(t))
+	key := drivertest.Key()
+	ctx, cancel := context.WithCancel(t.Context())
+	begun, proceed := make(chan bool), make(chan bool)
+	first := fetching(ctx, store, key, time.Hour, func(context.Context) (page, error) {
+		begun <- true
+		<-proceed
+		return page{}, nil
+	})
+	<-begun
+	cancel()
+	require.ErrorIs(t, (<-first).err, context.Canceled)
+	l := &loader{key: key}
+	p, err := memcacheddriver.Fetch(t.Context(), store, key, time.Hour, l.load, memcacheddriver.FetchWait(0))
+	require.NoError(t, err)
+	assert.Equal(t, pageOf(key), p)
+	close(proceed)
+}

@@ -532,6 +532,10 @@ func TestFetchTakesBackOnlyItsOwn(t *testing.T) {
 	var server items
 	script := server.script()
 	script["cas"] = func(c *memcachedtest.FakeConn, cmd memcachedtest.Command) {
+		if cmd.Keys()[0] == "k" {
+			c.Say(server.do(cmd))
+			return
+		}
 		server.do(memcachedtest.Command{Name: "set", Args: []string{"k", "0", "0", "5"}, Data: []byte("newer")})
 		c.Say("NOT_FOUND\r\n")
 	}
