@@ -163,8 +163,9 @@ func DeleteFetched(ctx context.Context, store *kv.Store, keys ...string) error {
 		// One after the other: a proxy may send the commands of one exchange to
 		// several servers at once.
 		refused := func(i int, err error) { g.refuse(err, g.keys[i]) }
-		_, answered, err := pipeline.Delete(c, leases, refused)
-		if answered = 0; err == nil {
+		answered := 0
+		_, _, err := pipeline.Delete(c, leases, refused)
+		if err == nil {
 			_, answered, err = pipeline.Delete(c, g.keys, refused)
 		}
 		if err != nil {
