@@ -75,7 +75,7 @@ func load(t *testing.T, db *memcacheddriver.MemcachedDB, fn func()) {
 	fn()
 	cancel()
 	callers.Wait()
-	require.Greater(t, calls.Load(), int64(100))
+	require.GreaterOrEqual(t, calls.Load(), int64(24), "each has called all the while")
 	drivertest.RequireIdle(t, db)
 }
 
