@@ -16,9 +16,9 @@ import (
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/memcachedtest"
 )
 
-// TestReadmeMakesAService builds and runs a service in a module of its own, outside this
-// repository, whose code is the README's.
-func TestReadmeMakesAService(t *testing.T) {
+// TestDocsMakeAService builds and runs a service in a module of its own, outside this
+// repository, whose code is that of the README and of docs.
+func TestDocsMakeAService(t *testing.T) {
 	t.Parallel()
 	module, err := filepath.Abs("..")
 	require.NoError(t, err)
@@ -34,10 +34,10 @@ func TestReadmeMakesAService(t *testing.T) {
 			"replace github.com/xraph/grove/kv/drivers/memcacheddriver => " + module + "\n",
 		"go.sum":             string(sums), // so that nothing is looked up
 		"ca.pem":             certificate,
-		"quickstart/main.go": readmeBlock(t, "Set with a TTL.", "localhost:11211", memcachedtest.Addr(t)),
-		"cache/cache.go":     readmeBlock(t, "package cache"),
+		"quickstart/main.go": docBlock(t, "README.md", "got the lock", "localhost:11211", memcachedtest.Start(t).Addr()),
+		"cache/cache.go":     docBlock(t, "docs/options.md", "package cache"),
 		"several/main.go": serviceMain + "func open(ctx context.Context) error {\n" +
-			readmeBlock(t, `mc3:11211",`, "mc1:11211,mc2:11211,mc3:11211", strings.Join(three, ","), "500*time.Millisecond", "time.Minute") +
+			docBlock(t, "docs/options.md", `mc3:11211",`, "mc1:11211,mc2:11211,mc3:11211", strings.Join(three, ","), "500*time.Millisecond", "time.Minute") +
 			"return use(ctx, store)\n}\n\nvar _ = codec.JSON\nvar _ = time.Now\n",
 		"secure/main.go": strings.Replace(serviceMain, "import (", `import (
 	"crypto/tls"
@@ -45,8 +45,11 @@ func TestReadmeMakesAService(t *testing.T) {
 	"errors"
 	"github.com/xraph/grove/kv/driver"
 `, 1) + "func open(ctx context.Context) error {\n" +
-			readmeBlock(t, "ca.pem", "cache.example.com:11211", tlsAddr) +
+			docBlock(t, "docs/options.md", "ca.pem", "cache.example.com:11211", tlsAddr) +
 			"return use(ctx, store)\n}\n\nvar _ = codec.JSON\nvar _ = time.Now\n",
+		"native/main.go": nativeMain +
+			"func readme(ctx context.Context, store *kv.Store) error {\n" + docBlock(t, "README.md", "UnwrapClient(store)") + "return nil\n}\n\n" +
+			"func calls(ctx context.Context, store *kv.Store) error {\n" + docBlock(t, "docs/calls.md", `client.Append(`) + "return nil\n}\n",
 		"byname/main.go": strings.Replace(serviceMain, "import (", `import (
 	"example.com/service/cache"
 `, 1) + `func open(ctx context.Context) error {
@@ -81,13 +84,17 @@ var _ = memcacheddriver.New
 	}
 
 	run("go", "build", "-o", "bin/", "./...")
-	assert.Equal(t, "{User:Ada Cart:1}\ngot the lock: true\nupdated the session: true\n", run("bin/quickstart"))
+	assert.Equal(t, "{User:Ada}\ngot the lock: true\n", run("bin/quickstart"))
+	// On an empty server, and again on one that has what it needs.
+	empty := memcachedtest.Start(t).Addr()
+	assert.Equal(t, "1\n2\n", run("bin/native", empty))
+	assert.Equal(t, "3\n4\n", run("bin/native", empty))
 	for _, program := range []string{"several", "secure", "byname"} {
 		assert.Equal(t, "20 of 20\n", run("bin/"+program), program)
 	}
 }
 
-// serviceMain is what the README's snippets need around them.
+// serviceMain is what the snippets of docs need around them.
 const serviceMain = `package main
 
 import (
@@ -131,21 +138,50 @@ func use(ctx context.Context, store *kv.Store) error {
 
 `
 
-// readmeBlock returns the only Go block of the README that has mark in it, with
+// nativeMain is what the documents' snippets of gomemcache's own calls need around them.
+const nativeMain = `package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+
+	"github.com/bradfitz/gomemcache/memcache"
+
+	"github.com/xraph/grove/kv"
+	"github.com/xraph/grove/kv/drivers/memcacheddriver"
+)
+
+func main() {
+	ctx := context.Background()
+	store, err := memcacheddriver.OpenStore(ctx, os.Args[1])
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := errors.Join(readme(ctx, store), calls(ctx, store)); err != nil {
+		log.Fatal(err)
+	}
+}
+
+`
+
+// docBlock returns the only Go block of a document that has mark in it, with
 // replacements made, each of which must be there.
-func readmeBlock(t *testing.T, mark string, oldnew ...string) string {
+func docBlock(t *testing.T, doc, mark string, oldnew ...string) string {
 	t.Helper()
-	text, err := os.ReadFile("../README.md")
+	text, err := os.ReadFile("../" + doc)
 	require.NoError(t, err)
 	var found []string
 	for _, after := range strings.Split(string(text), "\n```go\n")[1:] {
 		block, _, ended := strings.Cut(after, "\n```\n")
-		require.True(t, ended, "a block of the README has no end")
+		require.True(t, ended, "a block of %s has no end", doc)
 		if strings.Contains(block, mark) {
 			found = append(found, block+"\n")
 		}
 	}
-	require.Len(t, found, 1, "Go blocks of the README with %q", mark)
+	require.Len(t, found, 1, "Go blocks of %s with %q", doc, mark)
 	for i := 0; i < len(oldnew); i += 2 {
 		require.Contains(t, found[0], oldnew[i])
 	}
