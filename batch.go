@@ -42,7 +42,7 @@ func (db *MemcachedDB) MGet(ctx context.Context, keys []string) ([][]byte, error
 			g.fail(g.without(values), err)
 			return
 		}
-		g.Misses = len(g.keys) - g.Hits
+		g.misses = len(g.keys) - g.hits
 	})
 	return values, err
 }
@@ -203,7 +203,7 @@ func (db *MemcachedDB) Exists(ctx context.Context, keys ...string) (int64, error
 			g.fail(g.keys, err)
 			return
 		}
-		g.Hits, g.Misses = int(n), len(g.keys)-int(n)
+		g.hits, g.misses = int(n), len(g.keys)-int(n)
 		count.Add(n)
 	})
 	return count.Load(), err
@@ -226,7 +226,7 @@ func (db *MemcachedDB) exists(ctx context.Context, key string) (n int64, err err
 		return err
 	})
 	if err == nil {
-		c.Hits, c.Misses = int(n), 1-int(n)
+		c.hits, c.misses = int(n), 1-int(n)
 	}
 	return n, err
 }

@@ -21,63 +21,82 @@ var errPanic = errors.New("a function of the caller's panicked, or called runtim
 
 // operation is what is counted and traced: a call, one server's part of it, or a dial.
 type operation struct {
-	Result
-	ctx    context.Context
-	tracer Tracer // nil is none
-	began  time.Time
+	ctx   context.Context
+	trace *trace // nil where nobody is told
 
-	keysTraced bool
+	// As in Result.
+	hits, misses, stores, bytesRead, bytesWritten int
+}
+
+// trace is what a tracer is told of an operation.
+type trace struct {
+	Operation
+	tracer   Tracer
+	withKeys bool
+	began    time.Time
 }
 
 // begin begins an operation on a server, empty where that is not known or not one, with
 // the keys as the caller has them.
 func (s *session) begin(ctx context.Context, name, server string, part bool, keys ...string) operation {
-	o := operation{ctx: ctx}
 	if s == nil || s.cfg.tracer == nil {
-		return o
+		return operation{ctx: ctx}
 	}
-	o.tracer = s.cfg.tracer
-	o.Operation = Operation{Name: name, Server: server, Part: part, KeyCount: len(keys)}
-	if o.keysTraced = s.cfg.tracedKeys; o.keysTraced {
-		o.Keys = slices.Clone(keys) // or the keys of every call would be on the heap
+	t := &trace{
+		Operation: Operation{Name: name, Server: server, Part: part, KeyCount: len(keys)},
+		tracer:    s.cfg.tracer,
+		withKeys:  s.cfg.tracedKeys,
+		began:     time.Now(),
 	}
-	o.began = time.Now()
-	o.ctx = o.tracer.Start(ctx, o.Operation)
-	return o
+	if t.withKeys {
+		t.Keys = slices.Clone(keys) // or the keys of every call would be on the heap
+	}
+	return operation{ctx: t.tracer.Start(ctx, t.Operation), trace: t}
 }
 
 // end ends it with the error that its caller gets. n, which may be nil, counts it.
 func (o *operation) end(n *node, err error) {
 	switch err {
 	case kv.ErrNotFound:
-		o.Hits, o.BytesRead, o.Misses, err = 0, 0, 1, nil
+		o.hits, o.bytesRead, o.misses, err = 0, 0, 1, nil
 	case memcache.ErrCacheMiss, memcache.ErrNotStored: // of a Do
 		err = nil
 	}
 	if n != nil {
-		n.server.Count(o.Hits, o.Misses, o.Stores)
+		n.server.Count(o.hits, o.misses, o.stores)
 		if err != nil && isServers(err) {
 			n.server.CountError()
 		}
 	}
-	if o.tracer == nil {
-		return
+	if o.trace != nil {
+		o.tell(n, err)
 	}
-	o.Duration = time.Since(o.began)
+}
+
+// tell tells the tracer of the end.
+func (o *operation) tell(n *node, err error) {
+	r := Result{
+		Operation:    o.trace.Operation,
+		Duration:     time.Since(o.trace.began),
+		Hits:         o.hits,
+		Misses:       o.misses,
+		Stores:       o.stores,
+		BytesRead:    o.bytesRead,
+		BytesWritten: o.bytesWritten,
+	}
 	if n != nil {
-		o.Server = n.server.Address
+		r.Server = n.server.Address
 	}
 	if err != nil {
 		if strings.HasPrefix(err.Error(), "memcache: unexpected ") { // of a Do; it may quote a value
 			err = replyError(err)
 		}
-		o.ErrorType = errorType(err)
-		if !o.keysTraced {
-			err = withoutKeys(err)
+		r.ErrorType = errorType(err)
+		if r.Err = err; !o.trace.withKeys {
+			r.Err = withoutKeys(err)
 		}
-		o.Err = err
 	}
-	o.tracer.End(o.ctx, o.Result)
+	o.trace.tracer.End(o.ctx, r)
 }
 
 // dialing traces a dial, as [pool.Config] has it.
@@ -98,23 +117,23 @@ func (s *session) dialing() func(server string) func(error) {
 
 // found counts a key that was there, with a value of that size.
 func (o *operation) found(size int) {
-	o.Hits++
-	o.BytesRead += size
+	o.hits++
+	o.bytesRead += size
 }
 
 // stored counts a value that was stored.
 func (o *operation) stored(size int) {
-	o.Stores++
-	o.BytesWritten += size
+	o.stores++
+	o.bytesWritten += size
 }
 
 // add counts what a part has.
 func (o *operation) add(part *operation) {
-	o.Hits += part.Hits
-	o.Misses += part.Misses
-	o.Stores += part.Stores
-	o.BytesRead += part.BytesRead
-	o.BytesWritten += part.BytesWritten
+	o.hits += part.hits
+	o.misses += part.misses
+	o.stores += part.stores
+	o.bytesRead += part.bytesRead
+	o.bytesWritten += part.bytesWritten
 }
 
 // isServers reports whether a server has failed a call, or refused it.
