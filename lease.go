@@ -151,7 +151,6 @@ func (l *lease) finish(ctx context.Context, o outcome) {
 		var refusal error
 		switch {
 		case o.value != nil:
-			filled = true // unless it turns out that it is not
 			if filled, refusal, err = c.fill(conn, o); err != nil {
 				return err
 			}
