@@ -110,8 +110,9 @@ func (db *MemcachedDB) MSet(ctx context.Context, pairs map[string][]byte, ttl ti
 		}
 		var lost []string // some may be both refused and unanswered
 		unanswered, err := pipeline.MSet(c, items, expiration(ttl, time.Now), func(items []pipeline.Item, err error) {
-			lost = append(lost, keysOf(items)...)
-			g.refuse(err, keysOf(items)...)
+			refused := keysOf(items)
+			lost = append(lost, refused...)
+			g.refuse(err, refused...)
 		})
 		if err != nil {
 			lost = append(lost, keysOf(unanswered)...)

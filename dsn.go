@@ -296,29 +296,24 @@ func parseBool(s string, to *bool) error {
 }
 
 func parseDistribution(s string, to *Distribution) error {
-	d := Distribution(s)
-	if d != Modulo && d != Ketama {
-		return fmt.Errorf("it is neither %s nor %s", Modulo, Ketama)
-	}
-	*to = d
-	return nil
+	return parseEither(s, to, Modulo, Ketama)
 }
 
 func parseDiscovery(s string, to *Discovery) error {
-	d := Discovery(s)
-	if d != ElastiCache && d != SRV {
-		return fmt.Errorf("it is neither %s nor %s", ElastiCache, SRV)
-	}
-	*to = d
-	return nil
+	return parseEither(s, to, ElastiCache, SRV)
 }
 
 func parsePingPolicy(s string, to *PingPolicy) error {
-	p := PingPolicy(s)
-	if p != PingAll && p != PingAny {
-		return fmt.Errorf("it is neither %s nor %s", PingAll, PingAny)
+	return parseEither(s, to, PingAll, PingAny)
+}
+
+// parseEither reads one of two words.
+func parseEither[T ~string](s string, to *T, a, b T) error {
+	word := T(s)
+	if word != a && word != b {
+		return fmt.Errorf("it is neither %s nor %s", a, b)
 	}
-	*to = p
+	*to = word
 	return nil
 }
 

@@ -30,15 +30,15 @@ var (
 	// a password may stand anywhere in one that is written wrongly.
 	ErrInvalidDSN = errors.New("invalid DSN")
 
-	// ErrInvalidOption means that an option has a value that makes no sense, such
-	// as a negative timeout, in [Fetch] as well, or that credentials would go to another machine without
-	// TLS; see [WithCredentials].
+	// ErrInvalidOption means that an option, one of [Fetch] as well, has a value that
+	// makes no sense, such as a negative timeout, or that credentials would go to another
+	// machine without TLS; see [WithCredentials].
 	ErrInvalidOption = errors.New("invalid option")
 
 	// ErrInvalidKey means that a key is longer than 250 bytes, those of [WithKeyPrefix]
-	// and of a [Fetch]'s lease included, or has a space or a control character in it (protocol.txt, "Keys"). Nothing was sent. It is
-	// gomemcache's [memcache.ErrMalformedKey] as well. An empty key is
-	// kv.ErrKeyEmpty.
+	// and of a [Fetch]'s lease included, or has a space or a control character in it
+	// (protocol.txt, "Keys"). Nothing was sent. It is gomemcache's
+	// [memcache.ErrMalformedKey] as well. An empty key is kv.ErrKeyEmpty.
 	ErrInvalidKey error = invalidKey{}
 
 	// ErrValueTooLarge means that the server refused a value for its size: 1 MB,

@@ -30,11 +30,12 @@ const (
 	exchangeTime = 100 * time.Millisecond
 )
 
-// FetchOption configures one [Fetch].
+// FetchOption configures one [Fetch], which gives [ErrInvalidOption] for one that makes no
+// sense: a negative duration, or what each says itself.
 type FetchOption func(*fetch)
 
 // FetchRefresh loads a value anew when it has no more than ahead, which is less than the
-// ttl, left to live: one caller loads and waits for it, the others get the value that
+// ttl (or it is [ErrInvalidOption]), left to live: one caller loads and waits for it, the others get the value that
 // there is, and so does that one if the load fails or its context ends; after a failure
 // nobody tries again for a second. The default, 0, is never. It needs a server with CAS
 // numbers and the meta protocol (memcached 1.6.10), which tells what is left in whole
@@ -49,12 +50,13 @@ func FetchNotFound(ttl time.Duration) FetchOption { return func(f *fetch) { f.no
 
 // FetchJitter makes each ttl longer or shorter by up to a fraction, at random, so that
 // values that were stored together do not all expire together. The default is 0.05; 0 is
-// none, and 1 or more makes no sense.
+// none, and what is negative, or 1 or more, is [ErrInvalidOption].
 func FetchJitter(fraction float64) FetchOption { return func(f *fetch) { f.jitter = fraction } }
 
 // FetchLease sets after how long the right to load is another's, if the process that has
 // it dies or loses the server. It is prolonged as long as load runs, and need not be as
-// long as that. The default is 5 s; it lasts up to two seconds longer.
+// long as that. The default is 5 s; it lasts up to two seconds longer. 0 is
+// [ErrInvalidOption].
 func FetchLease(ttl time.Duration) FetchOption { return func(f *fetch) { f.lease = ttl } }
 
 // FetchWait sets how long callers wait for the load of another process before they load
@@ -72,7 +74,8 @@ func FetchWait(wait time.Duration) FetchOption { return func(f *fetch) { f.wait 
 // and ends when none of them waits any more, though not by Close. Those of other processes
 // wait for the value to appear, as long as [FetchWait] says, or for the loader to fail or
 // to die, see [FetchLease]; then they load. A load that fetches its own key waits for
-// itself.
+// itself. Of one that goes on when nobody waits any more the value may or may not be
+// stored, and an error or a panic is lost.
 //
 // A cache that does not answer is no error: load is called, once at a time for a driver,
 // and its value returned without being stored. Nor is one that refuses the value, for its
@@ -141,7 +144,7 @@ func decodeAs[T any](store *kv.Store, raw []byte) (value T, err error) {
 // in any process, is not stored: call it when the source has changed. Fetches on this
 // driver that begin afterwards load anew. It tries every server; an error has an [OpError]
 // for each that failed, with the keys that may or may not have been deleted: what was
-// loaded for them may be there.
+// loaded for them may be there. So it is with all keys where ctx ends it.
 //
 // What remains: those on other drivers may still get what is being loaded there. A value
 // that was just being stored can be there for a moment after DeleteFetched has returned,

@@ -2,7 +2,6 @@ package memcacheddriver
 
 import (
 	"context"
-	"errors"
 
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pipeline"
 	"github.com/xraph/grove/kv/drivers/memcacheddriver/internal/pool"
@@ -60,7 +59,7 @@ func (s *session) pingAny(ctx context.Context, groups []*group) error {
 			}
 			errs = append(errs, err)
 		case <-ctx.Done():
-			return &OpError{Op: "ping", Err: errors.Join(append(errs, pool.Ended(ctx))...)}
+			return joinErrors(append(errs, &OpError{Op: "ping", Err: pool.Ended(ctx)}))
 		}
 	}
 	return joinErrors(errs)

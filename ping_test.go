@@ -91,8 +91,16 @@ func TestPingOfAnyServer(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	db = drivertest.Open(t, alive+"?ping=any")
+	db = drivertest.Open(t, alive+","+dead.Addr()+"?ping=any")
 	assert.ErrorIs(t, db.Ping(ctx), context.Canceled)
+
+	// One has failed by then, and the other says nothing.
+	db = drivertest.Open(t, dead.Addr()+","+frozen.Addr()+"?ping=any", memcacheddriver.WithTimeout(drivertest.Never), driver.WithDialTimeout(drivertest.Never))
+	ctx, cancel = context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	err = db.Ping(ctx)
+	assert.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.NotContains(t, err.Error(), "\n", "an error is one line")
 
 	err = memcacheddriver.New().Open(t.Context(), "mc1", memcacheddriver.WithPingPolicy("most"))
 	assert.ErrorIs(t, err, memcacheddriver.ErrInvalidOption)

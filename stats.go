@@ -1,8 +1,6 @@
 package memcacheddriver
 
-import (
-	"time"
-)
+import "time"
 
 // ServerState is how the driver sees a server.
 type ServerState string

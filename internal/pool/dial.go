@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -40,7 +41,8 @@ func (s *Server) dial(ctx context.Context, open func(context.Context) (*socket, 
 		err = fmt.Errorf("no connection within the dial timeout of %v: %w", s.cfg.DialTimeout, os.ErrDeadlineExceeded)
 		s.answersMeta.Store(false)
 	case errors.Is(err, context.DeadlineExceeded): // of one of several addresses; it is not the caller's
-		err = fmt.Errorf("%v: %w", err, os.ErrDeadlineExceeded)
+		text := strings.TrimSuffix(err.Error(), ": "+os.ErrDeadlineExceeded.Error())
+		err = fmt.Errorf("%s: %w", text, os.ErrDeadlineExceeded)
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		s.timeouts.Add(1)
