@@ -39,8 +39,8 @@ func (c *Conn) fail(err error) error {
 		return ErrStale // the socket keeps its place for Repeat
 	}
 	cause := s.describe(err, c.phase == writing)
+	s.failed(cause) // before its place is free: who waits is to learn of it, not to dial
 	c.Drop()
-	s.failed(cause)
 	return &Error{s.Address, cause}
 }
 
